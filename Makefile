@@ -1,0 +1,42 @@
+# codetune: `make demo` shows the whole job; `make check test` before every commit.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+PIP     = $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check bench fix clean
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP) -c constraints.txt -e ".[test,dev]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.core
+	$(PIP) -c constraints.txt -e ".[test,bench]"
+	@touch $@
+
+demo: $(VENV)/.core        ## Tune the embedded base model on this very repository
+	$(BIN)/codetune tune . --name codetune-demo
+
+test: $(VENV)/.test        ## Every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test       ## Format, lint, types, layers
+	$(BIN)/ruff format --check codetune tests benchmarks
+	$(BIN)/ruff check codetune tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fix: $(VENV)/.test
+	$(BIN)/ruff check --fix codetune tests benchmarks
+	$(BIN)/ruff format codetune tests benchmarks
+
+bench: $(VENV)/.bench      ## Every speed claim, both sides in one run, as a table
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

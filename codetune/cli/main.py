@@ -1,0 +1,118 @@
+"""The `codetune` command: finds the subcommand, loads only that, names every error."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from codetune import __version__
+from codetune.errors import CodetuneError, nearest
+
+# One line a command, shown by `codetune --help` without importing the command's module: the
+# help must answer at once, and torch takes seconds. A test keeps these equal to the commands'.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "The whole job": {
+        "tune": ("codetune.cli.tune:tune", "Tune a model on a repository and prove it is better."),
+        "serve": ("codetune.cli.serve:serve", "Serve the base and your models (OpenAI API)."),
+        "complete": ("codetune.cli.complete:complete", "Complete one place of a file."),
+    },
+    "One stage at a time": {
+        "collect": ("codetune.cli.stages:collect", "Read a repository, folder or archive."),
+        "clean": ("codetune.cli.stages:clean", "Keep or drop every file, with a reason."),
+        "build": ("codetune.cli.stages:build", "Build training and held-out data."),
+        "train": ("codetune.cli.stages:train", "Tune the base model on the training data."),
+        "evaluate": ("codetune.cli.stages:evaluate", "Score base and tuned on held-out code."),
+    },
+    "Models": {
+        "models": ("codetune.cli.models:models", "List the base and your tuned models."),
+        "show": ("codetune.cli.models:show", "Show a model's card: data, method, scores."),
+        "report": ("codetune.cli.models:report", "Print where a model's report is; open it."),
+        "nano": ("codetune.cli.nano:nano", "The embedded base model and its recipe."),
+    },
+    "Setting up": {
+        "init": ("codetune.cli.init:init", "Write a codetune.yaml with every option explained."),
+        "doctor": ("codetune.cli.doctor:doctor", "Say what this machine can do."),
+    },
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for group in COMMANDS.values() for name in group]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for group in COMMANDS.values():
+            if cmd_name in group:
+                module, attribute = group[cmd_name][0].split(":")
+                command: click.Command = getattr(importlib.import_module(module), attribute)
+                return command
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            hint = nearest(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"There is no command '{args[0]}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, group in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, line) for name, (_, line) in group.items()])
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="codetune")
+def cli() -> None:
+    """Turn a repository into a code model of your own, prove it is better, and serve it.
+
+    \b
+    codetune tune .                  tune the embedded base model on this repository
+    codetune serve                   serve it to editors and SDKs on http://127.0.0.1:8000
+    codetune complete app.py -n 42   ask it for one completion here
+    """
+
+
+def main() -> None:
+    """Run the command line; the exit code is 2 for bad input and 130 after Ctrl-C."""
+    # No call leaves this machine unless the user names something remote, and none for counting.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        status = cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except CodetuneError as error:
+        click.echo(f"codetune: {error}", err=True)
+        status = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(
+            "\nStopped. Finished stages are kept: run the same command again to go on.", err=True
+        )
+        status = 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    _leave(int(status or 0) if isinstance(status, int | None) else 0)
+
+
+def _leave(status: int) -> None:
+    """End at once after an interruption: worker threads of torch would keep the process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == 130:
+        os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+
+def json_option(command: Command) -> Command:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+    )(command)
+
+
+def project_options(command: Command) -> Command:
+    """Options of every command that runs stages of a project."""
+    for decorate in reversed(
+        [
+            click.argument("source"),
+            click.option(
+                "--config",
+                "config_file",
+                type=click.Path(path_type=Path),
+                help="A codetune.yaml (see `codetune init`).",
+            ),
+            click.option("--base", help="nano (default), a folder, or a Hugging Face id."),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Set any option of codetune.yaml, e.g. training.epochs=2. Repeatable.",
+            ),
+            json_option,
+        ]
+    ):
+        command = decorate(command)
+    return command

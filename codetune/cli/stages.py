@@ -1,0 +1,148 @@
+"""`codetune collect|clean|build|train|evaluate`: one stage at a time, on the same artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codetune.cli.options import project_options
+from codetune.cli.terminal import print_json, progress_shown
+
+Flags = dict[str, Any]
+
+
+@click.command()
+@project_options
+def collect(**flags: Any) -> None:
+    """Read SOURCE: every file of its past and present, with its commit.
+
+    \b
+    Examples:
+      codetune collect .
+      codetune collect https://github.com/OWNER/NAME --set sources.cutoff=2026-01-01
+    """
+    _run(("collect",), "codetune clean", **flags)
+
+
+@click.command()
+@project_options
+def clean(**flags: Any) -> None:
+    """Keep or drop every file of SOURCE, each with a counted reason.
+
+    \b
+    Examples:
+      codetune clean .
+      codetune clean . --json | jq .corpus.dropped
+    """
+    _run(("collect", "clean"), "codetune build", **flags)
+
+
+@click.command()
+@project_options
+def build(**flags: Any) -> None:
+    """Build training and held-out data from SOURCE (runs collect and clean, too).
+
+    \b
+    Examples:
+      codetune build .
+      codetune build . --json | jq .dataset.examples
+      codetune build . --set dataset.fim_rate=0.9
+    """
+    _run(("collect", "clean", "build"), "codetune train", **flags)
+
+
+@click.command()
+@project_options
+@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+def train(**flags: Any) -> None:
+    """Tune the base model on the data built from SOURCE; goes on where it was stopped.
+
+    \b
+    Examples:
+      codetune train .
+      codetune train . --method full --set training.epochs=2
+    """
+    _run(("collect", "clean", "build", "train"), "codetune evaluate", **flags)
+
+
+@click.command()
+@project_options
+@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+def evaluate(**flags: Any) -> None:
+    """Score base and tuned model on held-out code of SOURCE.
+
+    \b
+    Examples:
+      codetune evaluate .
+      codetune evaluate . --json | jq .scorecard.tuned
+    """
+    _run(("collect", "clean", "build", "train", "evaluate"), "codetune tune", **flags)
+
+
+# What each stage is called in the JSON that `tune --json` prints, too.
+PARTS = {
+    "collect": "source",
+    "clean": "corpus",
+    "build": "dataset",
+    "train": "training",
+    "evaluate": "scorecard",
+}
+
+
+def _run(
+    stages: tuple[str, ...],
+    next_command: str,
+    *,
+    source: str,
+    config_file: Path | None,
+    base: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    method: str | None = None,
+) -> None:
+    """Run the last of `stages`; the ones before it are found finished or made on the way."""
+    import json
+
+    from codetune.pipeline import Journey
+    from codetune.project import load_project
+
+    config = load_project(config_file, {"base": base, "training.method": method}, settings)
+    with progress_shown(quiet=as_json) as progress:
+        journey = Journey(source, config, progress)
+        artifacts = {stage: getattr(journey, stage)() for stage in stages}
+    parts: dict[str, Any] = {PARTS[name]: dict(done.summary) for name, done in artifacts.items()}
+    last = artifacts[stages[-1]]
+    if "evaluate" in artifacts:
+        parts["scorecard"] = json.loads((last / "scorecard.json").read_text())
+    if as_json:
+        print_json({**parts, "artifact": str(last.path)})
+        return
+    if "evaluate" in artifacts:
+        from codetune.cli.tables import scorecard_table
+
+        scorecard_table(parts["scorecard"])
+    else:
+        _show(parts[PARTS[stages[-1]]])
+    click.echo(f"\nArtifact  {last.path}\nNext      {next_command} {source}")
+
+
+def _show(summary: Mapping[str, Any], indent: int = 0) -> None:
+    """A summary as aligned lines; nested counts one level deeper."""
+    for key, value in summary.items():
+        label = f"{'  ' * indent}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            click.echo(label)
+            _show(value, indent + 1)
+        else:
+            click.echo(f"{label:<32} {_figure(value)}")
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

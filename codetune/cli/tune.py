@@ -1,0 +1,70 @@
+"""`codetune tune`: the whole job in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codetune.cli.options import project_options
+from codetune.cli.terminal import print_json, progress_shown
+
+
+@click.command()
+@project_options
+@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+@click.option("--name", help="Name of the tuned model; default: the repository's name.")
+def tune(
+    source: str,
+    config_file: Path | None,
+    base: str | None,
+    method: str | None,
+    name: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Tune a model on SOURCE and prove on held-out code that it is better.
+
+    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. Reads it,
+    cleans it, builds training data, tunes the base, scores base and tuned on code that was
+    held out by time and by file, and registers the result. Finished stages are kept: a run
+    that was stopped goes on when started again.
+
+    \b
+    Examples:
+      codetune tune .
+      codetune tune https://github.com/OWNER/NAME --method full --name ours
+      codetune tune . --base Qwen/Qwen2.5-Coder-1.5B --set training.epochs=2
+      codetune tune . --config codetune.yaml --json > result.json
+    """
+    from codetune import pipeline
+    from codetune.project import load_project
+
+    overrides = {"base": base, "name": name, "training.method": method}
+    config = load_project(config_file, overrides, settings)
+    with progress_shown(quiet=as_json) as progress:
+        result = pipeline.tune(source, config, progress)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _show(result)
+
+
+def _show(result: Any) -> None:
+    """The scorecard as a table, the verdict, and what to do next."""
+    from codetune.cli.tables import scorecard_table
+
+    card = result.card
+    click.echo()
+    scorecard_table(result.scorecard)
+    click.echo()
+    if card.promoted:
+        click.secho(f"{card.id} is better than {card.base} on held-out code.", bold=True)
+    else:
+        click.secho(f"{card.id} is kept as a candidate, not promoted:", bold=True)
+        for reason in result.scorecard.get("reasons", ()):
+            click.echo(f"  - {reason}")
+    click.echo(f"\nReport   {result.report}")
+    click.echo(f"Serve    codetune serve            (then ask for model '{card.name}')")
+    click.echo(f"Try it   codetune complete FILE --line N --model {card.id}")

@@ -1,0 +1,163 @@
+"""The story: a repository becomes a model of its own, proved better and kept.
+
+    collect → clean → build → train → evaluate → register
+
+Each stage is one call that returns a finished artifact; a stage that is already done for the
+same options and inputs is skipped, so that a re-run after a crash goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codetune.artifacts import Artifact, digest_of, home
+from codetune.corpus.clean import clean
+from codetune.dataset.build import build
+from codetune.progress import Progress
+from codetune.project import ProjectConfig
+from codetune.records import ModelCard, Repository
+from codetune.sources.collect import collect
+
+if TYPE_CHECKING:
+    from codetune.models.load import BaseModel
+
+
+@dataclass
+class Journey:
+    """One source on its way to a model; every stage runs the ones before it when needed."""
+
+    source: str
+    config: ProjectConfig
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        # The folder's name is a digest: what a user types never becomes a path.
+        local = Path(self.source).expanduser()
+        place = str(local.resolve()) if local.exists() else self.source
+        self.folder = home() / "projects" / digest_of(place)
+
+    def collect(self) -> Artifact:
+        """Every file of the source's past and present, with its commit."""
+        return collect(self.source, self.config.sources, self.folder / "sources", self.progress)
+
+    def clean(self) -> Artifact:
+        """The files worth learning from; the others are listed with a reason."""
+        return clean(self.collect(), self.config.corpus, self.folder / "corpus", self.progress)
+
+    def build(self) -> Artifact:
+        """Training examples and token stores; held-out code that never enters them."""
+        return build(
+            self.clean(),
+            self.repository(),
+            self.base().path,
+            self.config.dataset,
+            self.folder / "datasets",
+            self.progress,
+        )
+
+    def train(self) -> Artifact:
+        """The tuned weights, with the run's log and curves."""
+        from codetune.training.train import train
+
+        return train(
+            self.build(), self.base(), self.config.training, self.folder / "runs", self.progress
+        )
+
+    def evaluate(self) -> Artifact:
+        """The scorecard: base against tuned on the held-out code."""
+        from codetune.evaluation.evaluate import evaluate
+
+        return evaluate(
+            self.build(),
+            self.base(),
+            self.train(),
+            self.config.evaluation,
+            self.folder / "evaluations",
+            self.progress,
+        )
+
+    def register(self) -> ModelCard:
+        """The model in the registry with its card and report, promoted if the gate says so."""
+        from codetune.evaluation.report import write_report
+        from codetune.registry.cards import Registry
+
+        registry = Registry(home())
+        collected, cleaned, dataset = self.collect(), self.clean(), self.build()
+        run, evaluation = self.train(), self.evaluate()
+        card = registry.register(
+            self.name(),
+            run=run,
+            evaluation=evaluation,
+            dataset=dataset,
+            cleaned=cleaned,
+            repository=self.repository(),
+            base=self.base(),
+        )
+        write_report(
+            registry.folder(card),
+            collected=collected,
+            cleaned=cleaned,
+            dataset=dataset,
+            run=run,
+            evaluation=evaluation,
+            card=card,
+        )
+        return card
+
+    def repository(self) -> Repository:
+        return Repository(**json.loads((self.collect() / "repository.json").read_text()))
+
+    def base(self) -> BaseModel:
+        from codetune.models.load import resolve_base
+
+        return resolve_base(self.config.base)
+
+    def name(self) -> str:
+        """The model's name: the user's, or the last part of the repository's name."""
+        if self.config.name:
+            return self.config.name
+        last = self.repository().name.rstrip("/").rsplit("/", 1)[-1]
+        return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._") or "model"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What `codetune tune` hands over."""
+
+    card: ModelCard
+    report: Path
+    corpus: dict[str, Any]
+    dataset: dict[str, Any]
+    training: dict[str, Any]
+    scorecard: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.card.id,
+            "report": str(self.report),
+            "promoted": self.card.promoted,
+            "corpus": self.corpus,
+            "dataset": self.dataset,
+            "training": self.training,
+            "scorecard": self.scorecard,
+        }
+
+
+def tune(source: str, config: ProjectConfig, progress: Progress) -> Tuned:
+    """Take `source` the whole way, from its files to a registered model with a scorecard."""
+    from codetune.registry.cards import Registry
+
+    journey = Journey(source, config, progress)
+    card = journey.register()
+    return Tuned(
+        card=card,
+        report=Registry(home()).folder(card) / "report.html",
+        corpus=dict(journey.clean().summary),
+        dataset=dict(journey.build().summary),
+        training=dict(journey.train().summary),
+        scorecard=json.loads((journey.evaluate() / "scorecard.json").read_text()),
+    )

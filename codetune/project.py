@@ -1,0 +1,92 @@
+"""codetune.yaml: the options of every station in one file, checked as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from codetune.corpus.config import CorpusOptions
+from codetune.dataset.config import DatasetOptions
+from codetune.errors import ConfigError
+from codetune.evaluation.config import EvaluationOptions
+from codetune.options import Options, option
+from codetune.sources.config import SourceOptions
+from codetune.training.config import TrainingOptions
+
+FILE_NAME = "codetune.yaml"
+
+
+class ProjectConfig(Options):
+    """What a project's codetune.yaml may say; every key has a default."""
+
+    name: str | None = option(None, description="Name of the tuned model; default: the source's.")
+    base: str = option(
+        "nano",
+        description="The base model: nano (embedded), a folder, or a Hugging Face id such as "
+        "Qwen/Qwen2.5-Coder-1.5B.",
+    )
+    sources: SourceOptions = option(default_factory=SourceOptions, description="What is read.")
+    corpus: CorpusOptions = option(default_factory=CorpusOptions, description="What is kept.")
+    dataset: DatasetOptions = option(
+        default_factory=DatasetOptions, description="How training and held-out data are made."
+    )
+    training: TrainingOptions = option(
+        default_factory=TrainingOptions, description="How the base is tuned."
+    )
+    evaluation: EvaluationOptions = option(
+        default_factory=EvaluationOptions, description="How the result is judged."
+    )
+
+
+def load_project(
+    file: Path | None, overrides: Mapping[str, Any] | None = None, settings: Sequence[str] = ()
+) -> ProjectConfig:
+    """The file's options, then `overrides` (dotted key → value), then `--set key=value` lines.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds an unknown or wrong option.
+    """
+    values = read_yaml(file) if file else {}
+    where = str(file) if file else "defaults"
+    ProjectConfig.load(values, where)  # so that a wrong file is blamed before the command line
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _put(values, key, value)
+    for line in settings:
+        key, equals, text = line.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {line}: expected KEY=VALUE, for example training.epochs=2.")
+        _put(values, key.strip(), yaml.safe_load(text))
+    return ProjectConfig.load(values, "the command line" if not file else f"{where} with --set")
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file's mapping, or the reason why it has none."""
+    try:
+        values = yaml.safe_load(file.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{file} does not exist.", advice="`codetune init` writes one with every option."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected options (key: value), found {type(values).__name__}.")
+    return values
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"Option '{key}': '{parent}' is not a section.")
+        values = inner
+    values[last] = value
