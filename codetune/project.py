@@ -49,7 +49,10 @@ def load_project(
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds an unknown or wrong option.
     """
-    values = read_yaml(file) if file else {}
+    # A section whose keys are all commented out is null in YAML: the same as not there.
+    sections = {name for name, field in ProjectConfig.model_fields.items() if field.default_factory}
+    read = read_yaml(file) if file else {}
+    values = {key: value for key, value in read.items() if value is not None or key not in sections}
     where = str(file) if file else "defaults"
     ProjectConfig.load(values, where)  # so that a wrong file is blamed before the command line
     for key, value in (overrides or {}).items():
