@@ -1,0 +1,1 @@
+"""Base models: find, load, and the one prompt renderer."""

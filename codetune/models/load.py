@@ -1,0 +1,332 @@
+"""Find a base model and load it, or an adapter on it, without running anything it brings along.
+
+Only safetensors are read; a pickle beside them is never opened, and a folder that holds only
+pickles, or that names Python code of its own (`auto_map`), is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codetune.errors import ModelError, UnsafeModelError, nearest
+from codetune.models.hardware import machine
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = {"nano": Path(__file__).parent / "nano" / "weights"}
+BASE_FILE = "base.json"  # beside an adapter: the base it was trained on, and its digest
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+_HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
+_HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format itself
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on this disk; `digest` is the SHA-256 over its weights."""
+
+    name: str
+    path: Path
+    digest: str
+    architecture: str
+
+
+def resolve_base(name: str) -> BaseModel:
+    """Find the base called `name`: the embedded one, a folder, or an id of the Hugging Face hub.
+
+    Raises:
+        ModelError: there is no such model, or its folder is incomplete or damaged.
+        UnsafeModelError: its folder brings code or pickles instead of safetensors.
+    """
+    path = _find(name)
+    config = check_folder(path)
+    if not (path / "tokenizer.json").is_file():
+        raise ModelError(
+            f"The base '{name}' has no tokenizer.json.",
+            advice="codetune needs the fast tokenizer; AutoTokenizer.from_pretrained(…)"
+            ".save_pretrained(…) writes one beside the model.",
+        )
+    return BaseModel(name, path, weights_digest(path), str(config["model_type"]))
+
+
+def check_folder(path: Path) -> dict[str, Any]:
+    """Check that a model folder is complete and safe to load; return its config.json.
+
+    Raises:
+        ModelError: a file is missing, truncated or not what its name says.
+        UnsafeModelError: loading it would mean unpickling, or running code from it.
+    """
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a model folder.")
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise ModelError(
+            f"{path} holds an adapter, not a whole model.",
+            advice="Name the base that the adapter was trained on.",
+        )
+    config = read_json(path / "config.json")
+    for part in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (path / part).exists() and "auto_map" in read_json(path / part):
+            raise UnsafeModelError(
+                f"{path / part} asks to run Python code that comes with the model (auto_map).",
+                advice="codetune never runs it. If transformers knows the architecture "
+                f"('{config.get('model_type')}') itself, remove the auto_map key.",
+            )
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{path / 'config.json'} does not say which architecture it is.")
+    for file in weight_files(path):
+        check_safetensors(file)
+    return config
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model folder, in their order.
+
+    Raises:
+        ModelError: there are none, or one that the index names is missing.
+        UnsafeModelError: there are only pickles, or the index points out of the folder.
+    """
+    index = path / "model.safetensors.index.json"
+    if not index.exists() and (path / "model.safetensors").exists():
+        return [path / "model.safetensors"]
+    if index.exists():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelError(f"{index} names no files.", advice="Fetch the model again.")
+        names = sorted({str(name) for name in shards.values()})
+        if unsafe := [n for n in names if Path(n).name != n or not n.endswith(".safetensors")]:
+            raise UnsafeModelError(f"{index} names a file that it may not: '{unsafe[0]}'.")
+        if missing := [name for name in names if not (path / name).is_file()]:
+            raise ModelError(f"{path / missing[0]} is missing.", advice="Fetch the model again.")
+        return [path / name for name in names]
+    if pickles := _pickles(path):
+        raise UnsafeModelError(
+            f"{path} has no safetensors, only {pickles[0].name}, which can run code when opened.",
+            advice="Ask for a safetensors version, or convert it where you trust its author: "
+            "model.save_pretrained(folder, safe_serialization=True).",
+        )
+    raise ModelError(f"{path} holds no model.safetensors.", advice="Name a folder with a model.")
+
+
+def check_safetensors(file: Path) -> None:
+    """Check a safetensors file's header against its size, without reading the weights.
+
+    Raises:
+        ModelError: it is truncated or not a safetensors file.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(length))
+        ends = [
+            int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"
+        ]
+        if 8 + length + max(ends, default=0) != size:
+            raise ValueError(f"it should have {8 + length + max(ends, default=0)} bytes: {size}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ModelError(
+            f"{file} is truncated or damaged: {error}.", advice="Fetch or write it again."
+        ) from error
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 (hexadecimal) over the weights and the config of a model folder."""
+    total = hashlib.sha256()
+    for file in [path / "config.json", *weight_files(path)]:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def device_and_dtype() -> tuple[torch.device, torch.dtype]:
+    """Where models run here, and bf16 where this machine is fast at it, else float32."""
+    import torch
+
+    facts = machine()
+    device = torch.device("cuda" if facts.gpus else "cpu")
+    return device, torch.bfloat16 if facts.bf16_fast else torch.float32
+
+
+def load_model(
+    path: Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> torch.nn.Module:
+    """Load a causal language model in evaluation mode.
+
+    `dtype` and `device` are this machine's best by default.
+
+    Raises:
+        ModelError: the folder is damaged or transformers does not know the architecture.
+        UnsafeModelError: loading it could run foreign code.
+    """
+    check_folder(path)
+    import torch
+    import transformers
+
+    best_device, best_dtype = device_and_dtype()
+    with _quiet_transformers():
+        try:
+            model: torch.nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype or best_dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path} cannot be loaded: {_first_line(error)}",
+                advice="It must be a causal language model that transformers "
+                f"{transformers.__version__} knows.",
+            ) from error
+    return model.to(torch.device(device) if device is not None else best_device).eval()
+
+
+def load_adapter(
+    model: torch.nn.Module, path: Path, *, base: BaseModel | None = None, name: str = "default"
+) -> torch.nn.Module:
+    """Put the LoRA adapter in `path` on `model`; returns the PEFT model in evaluation mode.
+
+    With `base` the adapter must have been trained on exactly these weights. The base that
+    the adapter's own config names is never looked up.
+
+    Raises:
+        ModelError: the adapter is damaged, of another kind, or belongs to another base.
+        UnsafeModelError: it is a pickle, or names Python classes to import.
+    """
+    check_adapter(path, base=base)
+    import peft
+
+    try:
+        if isinstance(model, peft.PeftModel):
+            model.load_adapter(str(path), adapter_name=name, is_trainable=False)
+            tuned: torch.nn.Module = model
+        else:
+            tuned = peft.PeftModel.from_pretrained(
+                model, str(path), adapter_name=name, is_trainable=False
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"The adapter in {path} does not fit this base: {_first_line(error)}",
+            advice="Use the base that it was trained on.",
+        ) from error
+    return tuned.eval()
+
+
+def check_adapter(path: Path, *, base: BaseModel | None = None) -> dict[str, Any]:
+    """Check that an adapter folder is complete, safe and made for `base`; return its config.
+
+    Raises:
+        ModelError, UnsafeModelError: as `load_adapter`.
+    """
+    config = read_json(path / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{path} is a {config.get('peft_type')} adapter; codetune loads LORA.")
+    if config.get("auto_mapping") or "auto_map" in config:
+        raise UnsafeModelError(f"{path / 'adapter_config.json'} names Python classes to import.")
+    weights = path / "adapter_model.safetensors"
+    if not weights.exists():
+        if pickles := _pickles(path):
+            raise UnsafeModelError(
+                f"{path} has no safetensors, only {pickles[0].name}, "
+                "which can run code when opened.",
+                advice="Ask for a safetensors version of the adapter.",
+            )
+        raise ModelError(f"{weights} is missing.", advice="Name a folder with a whole adapter.")
+    check_safetensors(weights)
+    if base is not None:
+        trained_on = read_json(path / BASE_FILE) if (path / BASE_FILE).exists() else {}
+        if trained_on.get("digest") != base.digest:
+            raise ModelError(
+                f"The adapter in {path} was trained on another base than '{base.name}': "
+                f"{trained_on.get('name') or config.get('base_model_name_or_path')!r}.",
+                advice="Use the base that it was trained on; an adapter says nothing on another.",
+            )
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A model folder's JSON object.
+
+    Raises:
+        ModelError: it is missing or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path.parent} has no {path.name}.", advice="Name a folder with a whole model."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object.")
+    return value
+
+
+def _find(name: str) -> Path:
+    if name in EMBEDDED:
+        if not EMBEDDED[name].is_dir():
+            raise ModelError(f"The embedded model '{name}' is not part of this installation.")
+        return EMBEDDED[name]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../")):
+        return _fetch(name)
+    raise ModelError(
+        f"There is no base model '{name}'.",
+        advice=f"It is a folder, or an id of the hub (owner/name). {nearest(name, EMBEDDED)}",
+    )
+
+
+def _fetch(name: str) -> Path:
+    """Bring a model from the hub (or its cache) without its pickles."""
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:
+        # huggingface_hub raises its own, httpx's and OSErrors: this is the one boundary.
+        offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+        raise ModelError(
+            f"'{name}' is no folder, and the hub does not give it: {_first_line(error)}",
+            advice="HF_HUB_OFFLINE is set: only models already fetched can be used."
+            if offline
+            else "Check the name and the network, or give a folder.",
+        ) from error
+
+
+def _pickles(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.suffix in _PICKLES)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")[:300]
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bars of transformers' own: codetune shows progress in one way."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Training: the only train loop, for every method."""
