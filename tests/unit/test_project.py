@@ -1,0 +1,89 @@
+"""codetune.yaml: every option typed, unknown ones refused with the nearest known one."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from codetune.cli.init import explain
+from codetune.errors import ConfigError
+from codetune.project import ProjectConfig, load_project
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "codetune.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_typo_is_refused_and_the_nearest_option_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "training:\n  epoch: 3\n")
+    with pytest.raises(ConfigError, match=r"unknown option 'training\.epoch'") as caught:
+        load_project(file)
+    assert "Did you mean 'epochs'?" in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {epochs: many}", "option 'training.epochs' cannot be 'many'"),
+        ("- a list", "expected options"),
+        ("training: [", "is not valid YAML"),
+        ("training: 3", "option 'training' cannot be 3"),
+    ],
+)
+def test_a_wrong_file_gets_one_clear_message(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_project(write(tmp_path, text))
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="codetune init"):
+        load_project(tmp_path / "none.yaml")
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "base: other\ntraining: {epochs: 5, method: full}\n")
+    config = load_project(file, {"base": "nano", "training.method": None}, ["training.epochs=2"])
+    assert (config.base, config.training.method, config.training.epochs) == ("nano", "full", 2)
+
+
+def test_set_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        load_project(None, {}, ["training.epochs"])
+
+
+def test_the_written_file_is_valid_and_changes_nothing(tmp_path: Path) -> None:
+    text = explain(ProjectConfig)
+    assert load_project(write(tmp_path, text)) == ProjectConfig()
+
+
+def test_every_written_default_is_the_default(tmp_path: Path) -> None:
+    """Uncommenting every option gives the same configuration: the file tells the truth."""
+    lines = []
+    for line in explain(ProjectConfig).splitlines():
+        body = line.lstrip()
+        key = body.removeprefix("# ").split(":")[0]
+        is_option = body.startswith("# ") and key.isidentifier() and ": " in body
+        candidate = line.replace("# ", "", 1) if is_option else line
+        if is_option:
+            try:
+                yaml.safe_load(candidate)
+            except yaml.YAMLError:
+                candidate = line
+        lines.append(candidate)
+    assert load_project(write(tmp_path, "\n".join(lines))) == ProjectConfig()
+
+
+def test_every_option_is_documented() -> None:
+    def undocumented(options: type) -> list[str]:
+        missing = []
+        for name, field in options.model_fields.items():
+            if not field.description:
+                missing.append(f"{options.__name__}.{name}")
+            if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
+                missing += undocumented(field.annotation)
+        return missing
+
+    assert undocumented(ProjectConfig) == []
