@@ -1,0 +1,309 @@
+"""Spans of source text that mean something to a programmer, found with tree-sitter.
+
+Grammars are loaded when a language is first met. A file with syntax errors is still used: only
+nodes that hold an error themselves are left out (72 % of C headers have one somewhere).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_GRAMMARS: dict[str, tuple[str, str]] = {
+    "python": ("tree_sitter_python", "language"),
+    "javascript": ("tree_sitter_javascript", "language"),
+    "typescript": ("tree_sitter_typescript", "language_typescript"),
+    "tsx": ("tree_sitter_typescript", "language_tsx"),
+    "rust": ("tree_sitter_rust", "language"),
+    "go": ("tree_sitter_go", "language"),
+    "java": ("tree_sitter_java", "language"),
+    "c": ("tree_sitter_c", "language"),
+    "cpp": ("tree_sitter_cpp", "language"),
+    "csharp": ("tree_sitter_c_sharp", "language"),
+    "ruby": ("tree_sitter_ruby", "language"),
+    "php": ("tree_sitter_php", "language_php"),
+    "bash": ("tree_sitter_bash", "language"),
+}
+
+HAS_GRAMMAR: frozenset[str] = frozenset(_GRAMMARS)
+
+# Grammars can be slow on megabytes of one statement (tables, bundles): those are cut by lines.
+_LARGEST_PARSED = 1_000_000  # bytes
+
+_ARGUMENTS = frozenset({"argument_list", "arguments"})
+_PARAMETERS = frozenset(
+    {"parameters", "formal_parameters", "parameter_list", "method_parameters", "type_parameters"}
+)
+_BLOCKS = frozenset(
+    {
+        "block",
+        "statement_block",
+        "compound_statement",
+        "declaration_list",
+        "field_declaration_list",
+        "class_body",
+        "interface_body",
+        "enum_body",
+        "enum_variant_list",
+        "enum_member_declaration_list",
+        "object_type",
+        "body_statement",
+        "do_block",
+        "do_group",
+        "switch_body",
+        "match_block",
+        "constructor_body",
+        "block_body",
+    }
+)
+_EXPRESSIONS = frozenset(
+    {
+        "call",
+        "binary_operator",
+        "boolean_operator",
+        "comparison_operator",
+        "not_operator",
+        "list",
+        "dictionary",
+        "tuple",
+        "set",
+        "list_comprehension",
+        "dictionary_comprehension",
+        "generator_expression",
+        "lambda",
+        "object",
+        "array",
+        "arrow_function",
+        "composite_literal",
+        "func_literal",
+        "initializer_list",
+        "hash",
+        "binary",
+        "conditional",
+        "ternary",
+        "macro_invocation",
+        "object_creation_expression",
+        "method_invocation",
+        "template_string",
+        "jsx_element",
+        "jsx_self_closing_element",
+    }
+)
+_DEFINITIONS = frozenset(
+    {
+        "method",
+        "singleton_method",
+        "class",
+        "module",
+        "template_declaration",
+        "public_field_definition",
+    }
+)
+_LOCAL_DECLARATIONS = frozenset(
+    {
+        "let_declaration",
+        "lexical_declaration",
+        "variable_declaration",
+        "short_var_declaration",
+        "local_variable_declaration",
+        "var_declaration",
+        "const_declaration",
+        "declaration",
+        "assignment",
+        "augmented_assignment",
+        "import_declaration",
+        "command",
+        "pipeline",
+    }
+)
+# Nodes that are opened when a top-level span is longer than wanted.
+_CONTAINERS = frozenset(
+    {
+        "class_definition",
+        "decorated_definition",
+        "class_declaration",
+        "abstract_class_declaration",
+        "interface_declaration",
+        "export_statement",
+        "internal_module",
+        "module",
+        "class",
+        "impl_item",
+        "trait_item",
+        "mod_item",
+        "namespace_definition",
+        "namespace_declaration",
+        "class_specifier",
+        "struct_specifier",
+        "linkage_specification",
+        "template_declaration",
+        "preproc_if",
+        "preproc_ifdef",
+        "program",
+        *_BLOCKS,
+    }
+)
+_OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A region of a text in characters, end exclusive.
+
+    Kinds: body, block, condition, arguments, parameters, expression, statement, definition; and,
+    from `top_level_spans`, comment for one that belongs to no definition.
+    """
+
+    kind: str
+    start: int
+    end: int
+
+
+def fim_spans(text: str, language: str, *, minimum: int = 50, maximum: int = 1000) -> list[Span]:
+    """The regions a programmer may want filled in: `minimum` to `maximum` bytes of UTF-8 long.
+
+    Brackets are left outside, and blanks at both ends. No two spans are equal, many are nested.
+    Returns [] for a language without a grammar. Sorted by start, outer before inner.
+    """
+    root, data = _parse(text, language)
+    if root is None:
+        return []
+    found: dict[tuple[int, int], str] = {}
+    stack = [root]
+    while stack:
+        parent = stack.pop()
+        for index, node in enumerate(parent.children):
+            # A node shorter than the minimum holds no span: most of the tree is never visited.
+            if node.end_byte - node.start_byte < minimum:
+                continue
+            stack.append(node)
+            kind = _kind(node, parent.field_name_for_child(index))
+            if kind is None or node.has_error:
+                continue
+            start, end = _interior(node, data)
+            if minimum <= end - start <= maximum:
+                found.setdefault((start, end), kind)
+    ordered = sorted(found.items(), key=lambda item: (item[0][0], -item[0][1]))
+    return _in_characters(data, text, (Span(kind, *at) for at, kind in ordered))
+
+
+def top_level_spans(text: str, language: str, *, largest: int = 4000) -> list[Span]:
+    """Definitions and statements in file order, without gaps in meaning, for cutting a long file.
+
+    A comment right above a definition belongs to it. Classes, namespaces and the like that are
+    longer than `largest` bytes give their members instead. Returns [] without a grammar; spans
+    never overlap, and what lies between two of them is blank or the frame of an opened container.
+    """
+    root, data = _parse(text, language)
+    if root is None:
+        return []
+    spans: list[Span] = []
+    for node in _members(root, largest):
+        start, end = node.start_byte, node.end_byte
+        while end > start and data[end - 1 : end].isspace():
+            end -= 1
+        is_comment = "comment" in node.type
+        if spans and not is_comment and spans[-1].kind == "comment":
+            above = spans[-1]
+            if data[above.end : start].count(b"\n") <= 1 and not data[above.end : start].strip():
+                spans.pop()
+                start = above.start
+        elif spans and is_comment and spans[-1].kind == "comment":
+            above = spans[-1]
+            if data[above.end : start].count(b"\n") <= 1:
+                spans[-1] = Span("comment", above.start, end)
+                continue
+        if end > start:
+            kind = "comment" if is_comment else _kind(node, None) or "statement"
+            spans.append(Span(kind, start, end))
+    return _in_characters(data, text, spans)
+
+
+def _members(root: Any, largest: int) -> Iterator[Any]:
+    """The named children of `root`, and in place of a large container its own members."""
+    stack = list(reversed(root.named_children))
+    while stack:
+        node = stack.pop()
+        large = node.end_byte - node.start_byte > largest
+        if large and node.type in _CONTAINERS | {"ERROR"}:
+            inner = [child for child in node.named_children if child.end_byte > child.start_byte]
+            stack.extend(reversed(inner))
+        else:
+            yield node
+
+
+def _kind(node: Any, field: str | None) -> str | None:
+    """What a node is to a programmer; None for one that is no use as a span."""
+    name: str = node.type
+    if not node.is_named:
+        return None
+    if field == "condition":
+        return "condition"
+    if field == "body":
+        return "body"
+    if name in _ARGUMENTS:
+        return "arguments"
+    if name in _PARAMETERS:
+        return "parameters"
+    if name in _BLOCKS:
+        return "block"
+    if name in _EXPRESSIONS or name.endswith("_expression"):
+        return "expression"
+    if name in _LOCAL_DECLARATIONS or name.endswith("_statement"):
+        return "statement"
+    if name in _DEFINITIONS or name.endswith(
+        ("_definition", "_declaration", "_item", "_specifier")
+    ):
+        return "definition"
+    return "expression" if field in ("value", "right") else None
+
+
+def _interior(node: Any, data: bytes) -> tuple[int, int]:
+    """Byte offsets of a node without its brackets and without blanks at the ends."""
+    start, end = node.start_byte, node.end_byte
+    count = node.child_count
+    if count >= 2:
+        first, last = node.child(0), node.child(count - 1)
+        if first.type in _OPENING and last.type in _CLOSING:
+            start, end = first.end_byte, last.start_byte
+    while start < end and data[start : start + 1].isspace():
+        start += 1
+    while end > start and data[end - 1 : end].isspace():
+        end -= 1
+    return start, end
+
+
+def _parse(text: str, language: str) -> tuple[Any, bytes]:
+    """The root node and the bytes its offsets count, or (None, …) where there is no grammar."""
+    data = text.encode("utf-8", "replace")
+    if language not in _GRAMMARS or len(data) > _LARGEST_PARSED:
+        return None, data
+    from tree_sitter import Parser
+
+    tree = Parser(_grammar(language)).parse(data)
+    return tree.root_node, data
+
+
+@functools.cache
+def _grammar(language: str) -> Any:
+    from tree_sitter import Language
+
+    module, function = _GRAMMARS[language]
+    return Language(getattr(importlib.import_module(module), function)())
+
+
+def _in_characters(data: bytes, text: str, spans: Iterable[Span]) -> list[Span]:
+    """Turn byte offsets into character offsets; the same numbers where the text is ASCII."""
+    spans = list(spans)
+    if len(data) == len(text):
+        return spans
+    at: dict[int, int] = {}
+    byte = character = 0
+    for offset in sorted({offset for span in spans for offset in (span.start, span.end)}):
+        character += len(data[byte:offset].decode("utf-8", "replace"))
+        byte = offset
+        at[offset] = character
+    return [Span(span.kind, at[span.start], at[span.end]) for span in spans]
