@@ -30,7 +30,9 @@ def test_finished_stage_is_returned_without_running_again(tmp_path: Path) -> Non
     assert second.summary == {"answer": 42}
 
 
-@pytest.mark.parametrize(("config", "inputs"), [({"n": 2}, {"source": "a"}), ({"n": 1}, {"b": "a"})])
+@pytest.mark.parametrize(
+    ("config", "inputs"), [({"n": 2}, {"source": "a"}), ({"n": 1}, {"b": "a"})]
+)
 def test_other_options_or_inputs_are_another_artifact(
     tmp_path: Path, config: dict[str, int], inputs: dict[str, str]
 ) -> None:
