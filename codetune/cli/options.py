@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 
 def json_option(command: Command) -> Command:
@@ -19,25 +20,24 @@ def json_option(command: Command) -> Command:
 
 def project_options(command: Command) -> Command:
     """Options of every command that runs stages of a project."""
-    for decorate in reversed(
-        [
-            click.argument("source"),
-            click.option(
-                "--config",
-                "config_file",
-                type=click.Path(path_type=Path),
-                help="A codetune.yaml (see `codetune init`).",
-            ),
-            click.option("--base", help="nano (default), a folder, or a Hugging Face id."),
-            click.option(
-                "--set",
-                "settings",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="Set any option of codetune.yaml, e.g. training.epochs=2. Repeatable.",
-            ),
-            json_option,
-        ]
-    ):
+    decorators: list[Decorator] = [
+        click.argument("source"),
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            help="A codetune.yaml (see `codetune init`).",
+        ),
+        click.option("--base", help="nano (default), a folder, or a Hugging Face id."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Set any option of codetune.yaml, e.g. training.epochs=2. Repeatable.",
+        ),
+        json_option,
+    ]
+    for decorate in reversed(decorators):
         command = decorate(command)
     return command
