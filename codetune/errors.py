@@ -14,6 +14,10 @@ CodetuneError            what happened, and what to do about it
 ├── ArtifactError        a stage's folder that is damaged or cannot be written
 ├── RegistryError        a model name that does not exist, or exists already
 ├── ServingError         the server or one of its engines cannot answer
+│   ├── BadRequestError      … because the request cannot be answered as it was asked
+│   ├── OverloadedError      … because too many requests are waiting
+│   ├── DeadlineError        … in the time that was allowed
+│   └── UnservableModelError … with this model: its folder is broken or does not fit its base
 └── MissingExtraError    an optional dependency is not installed
 
 A boundary (git, the file system, a tokenizer file, torch) is crossed in one place, and
@@ -89,6 +93,30 @@ class RegistryError(CodetuneError):
 
 class ServingError(CodetuneError):
     """The server or one of its engines cannot answer."""
+
+
+class BadRequestError(ServingError):
+    """A request that can never be answered as it was asked; `param` is the field to change."""
+
+    def __init__(self, message: str, *, param: str | None = None, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.param = param
+
+
+class OverloadedError(ServingError):
+    """The queue is full; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int = 1, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.retry_after = retry_after
+
+
+class DeadlineError(ServingError):
+    """The answer took longer than the server allows."""
+
+
+class UnservableModelError(ServingError):
+    """A registered model that cannot be served; the message holds no paths of this machine."""
 
 
 class MissingExtraError(CodetuneError):
