@@ -102,12 +102,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Score:
-    """One side of the scorecard. Bits per byte: lower is better; FIM shares are 0..1."""
+    """One side of the scorecard. Bits per byte: lower is better; FIM shares are 0..1.
+
+    None is what could not be measured: fill-in-the-middle on a base without its tokens, or
+    general code when the options leave it out.
+    """
 
     bits_per_byte: Interval
-    fim_exact_match: Interval
-    fim_edit_similarity: Interval
-    general_bits_per_byte: Interval
+    fim_exact_match: Interval | None
+    fim_edit_similarity: Interval | None
+    general_bits_per_byte: Interval | None
     n: dict[str, int]  # how many documents, bytes, prompts stand behind the figures
 
 

@@ -54,6 +54,8 @@ def _pair(metrics: dict[str, Any], field: str) -> str:
     """Base → tuned, when the card has a scorecard."""
     if "base" not in metrics or "tuned" not in metrics:
         return ""
+    if metrics["base"][field] is None or metrics["tuned"][field] is None:
+        return "–"
     return f"{metrics['base'][field]['value']:.3f} → {metrics['tuned'][field]['value']:.3f}"
 
 

@@ -24,6 +24,9 @@ def scorecard_table(scorecard: Mapping[str, Any]) -> None:
         table.add_column(title, justify="left" if title == "held-out code" else "right")
     for field, label, digits, lower in ROWS:
         base, tuned = scorecard["base"][field], scorecard["tuned"][field]
+        if base is None or tuned is None:  # not measured: a base without FIM tokens
+            table.add_row(label, "–", "–", "")
+            continue
         table.add_row(
             label, _interval(base, digits), _interval(tuned, digits), _change(base, tuned, lower)
         )
