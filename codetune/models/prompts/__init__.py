@@ -1,0 +1,21 @@
+"""The one renderer of prompts: training, evaluation and serving all speak to a base through it.
+
+`Renderer` turns text, fill-in-the-middle parts and chats into token ids; `fit_fim` cuts a
+file around the cursor to what fits a window; `transcode` reads foreign FIM markup.
+"""
+
+from codetune.models.prompts.chat import Message
+from codetune.models.prompts.families import FimTokens
+from codetune.models.prompts.fit import Fitted, fit_fim
+from codetune.models.prompts.foreign import ForeignFim, transcode
+from codetune.models.prompts.renderer import Renderer
+
+__all__ = [
+    "FimTokens",
+    "Fitted",
+    "ForeignFim",
+    "Message",
+    "Renderer",
+    "fit_fim",
+    "transcode",
+]

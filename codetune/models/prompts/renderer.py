@@ -1,0 +1,273 @@
+"""The renderer: texts, fill-in-the-middle parts and chats → the token ids a base was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from codetune.errors import ModelError
+from codetune.models.prompts.chat import CHATML, PLAIN, ChatTemplate, Message
+from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
+from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
+
+Order = Literal["psm", "spm"]
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_HEADER_CHARACTERS = 200  # of a repository or path: the end says most
+_END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|EOT|>", "<end_of_turn>")
+
+
+class Renderer:
+    """Renders for one base. Text never becomes a control token; only this class writes those."""
+
+    def __init__(self, spec: dict[str, Any], config: dict[str, Any], template: str | None) -> None:
+        """`spec` is a parsed tokenizer.json, `config` the tokenizer_config.json beside it."""
+        self.markup = markup_of(spec)
+        self._full = full_tokenizer(spec)
+        self._plain = plain_tokenizer(spec)
+        vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values()) + 1
+        family = find_family(vocabulary)
+        self.eos_id = _end_of_text(vocabulary, family.end_of_text if family else "", config)
+        self.pad_id = vocabulary.get(_name(config.get("pad_token")), self.eos_id)
+        self.bos_id = _begin_of_text(self._full, vocabulary, config)
+        self.fim: FimTokens | None = fim_tokens(vocabulary, family, self.eos_id) if family else None
+        self.fim_stops = self.fim.stops if self.fim else frozenset({self.eos_id})
+        ends = {vocabulary[name] for name in _TURN_ENDS if name in self.markup}
+        ends |= {vocabulary.get(_name(config.get("eos_token")), self.eos_id)}
+        self.chat_stops = self.fim_stops | ends
+        self.has_chat_template = template is not None
+        self._template_source = template or _default_template(self.markup)
+        self._template_names = {
+            key: _name(value) for key, value in config.items() if key.endswith("_token") and value
+        }
+        self._control = frozenset(self.markup.values())
+
+    @classmethod
+    def from_folder(cls, path: Path) -> Renderer:
+        """Read the tokenizer of a base's folder.
+
+        Raises:
+            ModelError: there is no tokenizer.json, or one that cannot be read.
+        """
+        path = Path(path)
+        if not (path / "tokenizer.json").is_file():
+            raise ModelError(
+                f"{path} holds no tokenizer.json.",
+                advice="A base needs its fast tokenizer: load it once with transformers' "
+                "AutoTokenizer and save_pretrained() into that folder.",
+            )
+        spec, config, names = (_read_json(path / name) for name in _FILES)
+        config = names | config
+        template = config.get("chat_template")
+        if (path / "chat_template.jinja").is_file():
+            template = (path / "chat_template.jinja").read_text(encoding="utf-8")
+        if isinstance(template, list):  # several named templates
+            template = {t["name"]: t["template"] for t in template}.get("default")
+        try:
+            return cls(spec, config, template)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _broken(path / "tokenizer.json", error) from error
+        except ModelError as error:
+            raise ModelError(f"{path}: {error.message}", advice=error.advice) from error
+        except Exception as error:  # tokenizers raises bare Exception
+            raise _broken(path / "tokenizer.json", error) from error
+
+    @staticmethod
+    def digest_of(path: Path) -> str:
+        """SHA-256 of what a renderer reads from `path`: 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name in (*_FILES, "chat_template.jinja"):
+            if (path / name).is_file():
+                digest.update(name.encode() + b"\0" + (path / name).read_bytes())
+        return digest.hexdigest()[:16]
+
+    def plain(self, text: str) -> list[int]:
+        """The ids of `text` and nothing else; no text reaches a control token."""
+        return list(self._plain.encode(_valid(text), add_special_tokens=False).ids)
+
+    def plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`plain` for many texts at once, on the tokenizer's own threads."""
+        texts = [_valid(text) for text in texts]
+        return [e.ids for e in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of `text` and the character at which each of them starts."""
+        encoding = self._plain.encode(_valid(text), add_special_tokens=False)
+        return list(encoding.ids), [start for start, _ in encoding.offsets]
+
+    def header(self, repo: str, path: str) -> list[int]:
+        """The words that say where a file stands; none where the family has none."""
+        if self.fim is None or self.fim.repo is None or self.fim.file is None:
+            return []
+        repo, path = _one_line(repo), _one_line(path)
+        named = self.plain(repo + self.fim.family.after_repo)
+        return [self.fim.repo, *named, self.fim.file, *self.plain(path + "\n")]
+
+    def ntp(
+        self, text: str, *, repo: str | None = None, path: str | None = None, ends_file: bool
+    ) -> list[int]:
+        """A whole file, or a piece of one; the end-of-text token follows only its last piece."""
+        end = [self.eos_id] if ends_file else []
+        return [*self.start(repo, path), *self.plain(text), *end]
+
+    def start(self, repo: str | None, path: str | None) -> list[int]:
+        """What stands before any text: begin-of-text where the base wants it, and the header."""
+        start = [self.bos_id] if self.bos_id is not None else []
+        return start + self.header(repo, path) if repo and path else start
+
+    def fim_prompt(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        repo: str | None = None,
+        path: str | None = None,
+        order: Order = "psm",
+    ) -> list[int]:
+        """The prompt after which the base writes the middle.
+
+        Raises:
+            ModelError: the base has no FIM tokens.
+        """
+        fim = self._need_fim()
+        if fim.family.leading_space and prefix:
+            prefix = " " + prefix
+        ids = self.plain(prefix), self.plain(suffix)
+        return self.fim_ids(ids[0], ids[1], start=self.start(repo, path), order=order)
+
+    def fim_ids(
+        self,
+        prefix: Sequence[int],
+        suffix: Sequence[int],
+        *,
+        start: Sequence[int] = (),
+        order: Order = "psm",
+    ) -> list[int]:
+        """`fim_prompt` from ids that were made with `plain` already."""
+        fim = self._need_fim()
+        if order == "psm":
+            return [*start, fim.prefix, *prefix, fim.suffix, *suffix, fim.middle]
+        return [*start, fim.prefix, fim.suffix, *suffix, fim.middle, *prefix]
+
+    def fim_example(
+        self,
+        prefix: str,
+        middle: str,
+        suffix: str,
+        *,
+        repo: str | None = None,
+        path: str | None = None,
+        order: Order = "psm",
+    ) -> tuple[list[int], int]:
+        """A training example, and the index at which its middle starts."""
+        ids = self.fim_prompt(prefix, suffix, repo=repo, path=path, order=order)
+        return [*ids, *self.plain(middle), self._need_fim().end], len(ids)
+
+    @property
+    def fim_overhead(self) -> int:
+        """Tokens of an example that are neither header nor text: the marks and the end."""
+        return 5 if self._need_fim().family.leading_space else 4
+
+    def fim_room(self, window: int, *, repo: str | None, path: str | None) -> int:
+        """Tokens that are left in `window` for prefix, suffix and middle together."""
+        return window - self.fim_overhead - len(self.start(repo, path))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """A conversation by the base's own template; `variables` (tools …) are passed on to it.
+
+        Raises:
+            ModelError: the template is broken or refuses these messages.
+        """
+        parts = self._chat.parts(messages, add_generation_prompt=add_generation_prompt, **variables)
+        ids: list[int] = []
+        for part in parts:
+            ids += self.plain(part) if isinstance(part, str) else [part]
+        return ids
+
+    def decode(self, ids: Sequence[int], *, keep_control: bool = False) -> str:
+        """The text of `ids`; control tokens are left out unless wanted."""
+        if not keep_control:
+            ids = [i for i in ids if i not in self._control]
+        return str(self._full.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    @cached_property
+    def _chat(self) -> ChatTemplate:
+        return ChatTemplate(self._template_source, self.markup, self._template_names)
+
+    def _need_fim(self) -> FimTokens:
+        if self.fim is None:
+            raise ModelError(
+                "This base has no fill-in-the-middle tokens.",
+                advice="Use a base that has (nano, Qwen2.5-Coder, StarCoder2, CodeLlama, "
+                "DeepSeek-Coder), or ask for plain completion.",
+            )
+        return self.fim
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+    if not isinstance(value, dict):
+        raise _broken(path, TypeError("an object was expected"))
+    return value
+
+
+def _broken(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path} cannot be used: {error}.", advice="Download the base again.")
+
+
+def _name(token: Any) -> str:
+    """A token's name; configs hold it as a string or as an AddedToken's fields."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
+
+
+def _end_of_text(vocabulary: dict[str, int], family_end: str, config: dict[str, Any]) -> int:
+    """The family's end of a file, else the config's; chat bases name the end of a turn there."""
+    for name in (family_end, _name(config.get("eos_token")), *_END_NAMES):
+        if name in vocabulary:
+            return vocabulary[name]
+    raise ModelError(
+        "The tokenizer names no end-of-text token.",
+        advice='Add "eos_token" to its tokenizer_config.json.',
+    )
+
+
+def _begin_of_text(full: Any, vocabulary: dict[str, int], config: dict[str, Any]) -> int | None:
+    """The token that the base's own tokenizer puts before every text, if it does so."""
+    bos = vocabulary.get(_name(config.get("bos_token")))
+    added = full.encode("", add_special_tokens=True).ids
+    return bos if bos is not None and (config.get("add_bos_token") or bos in added[:1]) else None
+
+
+def _default_template(markup: dict[str, int]) -> str:
+    return CHATML if {"<|im_start|>", "<|im_end|>"} <= markup.keys() else PLAIN
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n"))[-_HEADER_CHARACTERS:]
+
+
+def _valid(text: str) -> str:
+    """`text` without the lone surrogates that JSON can carry and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text

@@ -1,0 +1,158 @@
+"""Token files on disk: written once in order, read memory-mapped, so that a corpus costs no memory.
+
+`tokens.bin` holds all ids end to end, `index.npy` one record an example, `store.json` the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from codetune.artifacts import write_json
+from codetune.errors import ArtifactError
+
+STREAMS = ("ntp", "fim", "sft", "replay")  # the numbers in the index's column `stream`
+
+INDEX = np.dtype(
+    [
+        ("offset", "<u8"),  # of the first token, in tokens
+        ("length", "<u4"),
+        ("loss_from", "<u4"),  # tokens before it are context and carry no loss
+        ("stream", "u1"),
+        ("weight", "<f4"),
+        ("document", "<u4"),  # examples of one file share the number
+    ]
+)
+Ids = npt.NDArray[np.integer[Any]]
+
+
+class TokenStore:
+    """A finished token file; `store[i]` is `(ids, loss_from)` without copying the ids."""
+
+    def __init__(self, path: Path, facts: dict[str, Any], tokens: Ids, index: Any) -> None:
+        self.path, self.facts, self._tokens, self._index = path, facts, tokens, index
+        self.vocab_size = int(facts["vocab_size"])
+
+    @classmethod
+    def open(cls, path: Path) -> TokenStore:
+        """Open the store in the folder `path`.
+
+        Raises:
+            ArtifactError: the folder is no store, or its files do not belong together.
+        """
+        try:
+            facts = json.loads((path / "store.json").read_text())
+            index = np.load(path / "index.npy", mmap_mode="r", allow_pickle=False)
+            kind, size = np.dtype(facts["dtype"]), (path / "tokens.bin").stat().st_size
+            complete = size == facts["tokens"] * kind.itemsize and len(index) == facts["examples"]
+            if index.dtype != INDEX or not complete:
+                raise ValueError("its files do not belong together")
+            empty = np.zeros(0, kind)
+            tokens = np.memmap(path / "tokens.bin", kind, mode="r") if size else empty
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{path} is not a token store: {error}.", advice="Build the dataset again."
+            ) from error
+        return cls(path, facts, tokens, index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, number: int) -> tuple[Ids, int]:
+        row = self._index[number]
+        start = int(row["offset"])
+        return self._tokens[start : start + int(row["length"])], int(row["loss_from"])
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are in all."""
+        return int(self.facts["tokens"])
+
+    @property
+    def lengths(self) -> Ids:
+        """Tokens of every example."""
+        return self._column("length")
+
+    @property
+    def streams(self) -> Ids:
+        """The number in `STREAMS` of every example."""
+        return self._column("stream")
+
+    @property
+    def documents(self) -> Ids:
+        """The file's number of every example."""
+        return self._column("document")
+
+    @property
+    def weights(self) -> npt.NDArray[np.floating[Any]]:
+        """The weight of every example's loss."""
+        return np.asarray(self._index["weight"])
+
+    def _column(self, name: str) -> Ids:
+        return np.asarray(self._index[name])
+
+
+class TokenWriter:
+    """Appends examples to a new store; used in a `with` block, it is complete at its end."""
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path, self.vocab_size = path, vocab_size
+        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+        self.examples = self.tokens = 0
+        self.tokens_by_stream = dict.fromkeys(STREAMS, 0)
+        self._tokens = (path / "tokens.bin").open("wb", buffering=1 << 20)
+        self._rows = (path / "index.rows").open("w+b", buffering=1 << 20)
+
+    def append(
+        self,
+        ids: Sequence[int] | Ids,
+        *,
+        stream: str,
+        document: int,
+        loss_from: int = 0,
+        weight: float = 1.0,
+    ) -> None:
+        """Write one example's ids, which must be below `vocab_size`."""
+        array = np.asarray(ids, self.dtype)
+        row = (self.tokens, len(array), loss_from, STREAMS.index(stream), weight, document)
+        self._tokens.write(array.tobytes())
+        self._rows.write(np.array(row, INDEX).tobytes())
+        self.tokens += len(array)
+        self.tokens_by_stream[stream] += len(array)
+        self.examples += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._tokens.close()
+        if kind is None:
+            self._finish()
+        self._rows.close()
+        (self.path / "index.rows").unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        """Turn the rows into a .npy file and write the facts, which make the store complete."""
+        self._rows.seek(0)
+        with (self.path / "index.npy").open("wb") as file:
+            header = {"descr": INDEX.descr, "fortran_order": False, "shape": (self.examples,)}
+            np.lib.format.write_array_header_2_0(file, header)
+            while block := self._rows.read(1 << 20):
+                file.write(block)
+        facts = {
+            "dtype": self.dtype.str,
+            "vocab_size": self.vocab_size,
+            "examples": self.examples,
+            "tokens": self.tokens,
+            "tokens_by_stream": {name: n for name, n in self.tokens_by_stream.items() if n},
+        }
+        write_json(self.path / "store.json", facts)

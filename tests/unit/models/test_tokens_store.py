@@ -1,0 +1,57 @@
+"""Token stores: what is written is read, and what is damaged is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from codetune.errors import ArtifactError
+from codetune.models.tokens import STREAMS, TokenStore, TokenWriter
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(8192, "uint16"), (65537, "uint32")])
+def test_round_trip(tmp_path, vocab_size: int, dtype: str) -> None:
+    with TokenWriter(tmp_path, vocab_size) as writer:
+        writer.append([1, 2, vocab_size - 1], stream="ntp", document=0)
+        writer.append(np.array([4, 5]), stream="fim", document=7, loss_from=1, weight=0.5)
+        writer.append([], stream="ntp", document=8)
+    store = TokenStore.open(tmp_path)
+    ids, loss_from = store[1]
+    assert (ids.tolist(), loss_from) == ([4, 5], 1)
+    assert store[0][0].tolist() == [1, 2, vocab_size - 1]
+    assert ids.dtype == dtype
+    assert (len(store), store.tokens, store.vocab_size) == (3, 5, vocab_size)
+    assert store.lengths.tolist() == [3, 2, 0]
+    assert [STREAMS[n] for n in store.streams] == ["ntp", "fim", "ntp"]
+    assert store.documents.tolist() == [0, 7, 8]
+    assert store.weights.tolist() == [1, 0.5, 1]
+    assert store.facts["tokens_by_stream"] == {"ntp": 3, "fim": 2}
+
+
+def test_an_empty_store(tmp_path) -> None:
+    with TokenWriter(tmp_path, 10):
+        pass
+    assert len(TokenStore.open(tmp_path)) == 0
+
+
+def test_a_broken_off_store_is_no_store(tmp_path) -> None:
+    with pytest.raises(KeyError), TokenWriter(tmp_path, 10) as writer:
+        writer.append([1], stream="ntp", document=0)
+        raise KeyError
+    with pytest.raises(ArtifactError, match="not a token store"):
+        TokenStore.open(tmp_path)
+
+
+def test_ids_outside_the_vocabulary_are_refused(tmp_path) -> None:
+    with pytest.raises(OverflowError), TokenWriter(tmp_path, 10) as writer:
+        writer.append([70000], stream="ntp", document=0)
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "index.npy"])
+def test_a_shortened_file_is_refused(tmp_path, name: str) -> None:
+    with TokenWriter(tmp_path, 10) as writer:
+        writer.append([1, 2, 3], stream="ntp", document=0)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[:-2])
+    with pytest.raises(ArtifactError, match="not a token store"):
+        TokenStore.open(tmp_path)
