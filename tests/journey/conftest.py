@@ -13,6 +13,9 @@ import pytest
 
 from tests.journey.team import QUICK, Codetune, make_repository
 
+# Every run of these tests is offline: a call that would leave the machine fails it.
+OFFLINE = Path(__file__).parent / "offline"
+
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,7 +24,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def codetune() -> Codetune:
-    """Run the command line in a process of its own; `home` is its CODETUNE_HOME."""
+    """Run the command line in a process of its own, offline; `home` is its CODETUNE_HOME."""
 
     def run(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -30,7 +33,12 @@ def codetune() -> Codetune:
             text=True,
             check=False,
             timeout=280,
-            env={**os.environ, "CODETUNE_HOME": str(home), **environment},
+            env={
+                **os.environ,
+                "CODETUNE_HOME": str(home),
+                "PYTHONPATH": str(OFFLINE),
+                **environment,
+            },
         )
 
     return run

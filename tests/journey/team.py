@@ -17,30 +17,14 @@ QUICK = [
     "--set", "evaluation.text_bytes=32768",
 ]  # fmt: skip
 
-ENTITIES = [
-    "invoice",
-    "shipment",
-    "ledger",
-    "parcel",
-    "tariff",
-    "voucher",
-    "claim",
-    "carrier",
-    "depot",
-    "manifest",
-]
-FIELDS = [
-    "amount",
-    "currency",
-    "weight",
-    "status",
-    "owner",
-    "region",
-    "priority",
-    "reference",
-    "due_day",
-    "attempts",
-]
+ENTITIES = (
+    *("invoice", "shipment", "ledger", "parcel", "tariff"),
+    *("voucher", "claim", "carrier", "depot", "manifest"),
+)
+FIELDS = (
+    *("amount", "currency", "weight", "status", "owner"),
+    *("region", "priority", "reference", "due_day", "attempts"),
+)
 
 
 def write_module(entity: str, seed: int) -> str:

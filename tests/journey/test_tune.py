@@ -107,6 +107,14 @@ def test_build_alone_prints_corpus_and_dataset(
     assert built["dataset"] == first["dataset"]
 
 
+def test_these_tests_are_offline(tmp_path: Path, codetune: Codetune) -> None:
+    """The guard works: a base that would have to be fetched is refused, not fetched."""
+    result = codetune("tune", ".", "--base", "owner/some-model", home=tmp_path)
+    assert result.returncode == 2
+    assert "owner/some-model" in result.stderr
+    assert "offline: socket" in result.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, codetune: Codetune) -> None:
     source = make_repository(tmp_path / "repo")
