@@ -1,0 +1,143 @@
+"""A bare copy of a remote repository in `$CODETUNE_HOME/cache/git`, fetched and never checked out.
+
+The copy is made by `init` and `fetch`, not by `clone`: so the address, which may hold a token,
+is never written to the copy's configuration, and a second run is the same command. A token
+reaches git through its environment, answering only for the host it was given for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from codetune.artifacts import digest_of, home
+from codetune.errors import SourceError
+from codetune.progress import Progress
+from codetune.sources.git import Git, overrides, run_git
+from codetune.sources.identity import Address, without_credentials
+
+HEAD = "refs/codetune/head"  # what the remote's HEAD was at the last fetch
+
+_TRANSPORTS = "https:http:ssh:git"
+_SAFE_FETCHING = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "fetch.recurseSubmodules": "false",
+    "submodule.recurse": "false",
+    "fetch.fsckObjects": "true",
+    # Old histories hold harmless oddities that would stop the fetch of well-known projects.
+    "fetch.fsck.zeroPaddedFilemode": "ignore",
+    "fetch.fsck.missingSpaceBeforeDate": "ignore",
+    "fetch.fsck.badTimezone": "ignore",
+    "fetch.fsck.missingEmail": "ignore",
+    "fetch.fsck.badEmail": "ignore",
+    "fetch.fsck.badName": "ignore",
+    "fetch.fsck.hasDotgit": "ignore",
+    "fetch.fsck.gitmodulesName": "ignore",
+    "fetch.fsck.gitmodulesParse": "ignore",
+    "fetch.fsck.gitmodulesUrl": "ignore",
+    "transfer.credentialsInUrl": "die",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+}
+_HELPER = (
+    '!f() { test "$1" = get && '
+    'printf "username=%s\\npassword=%s\\n" "$CODETUNE_GIT_USER" "$CODETUNE_GIT_PASSWORD"; }; f'
+)
+
+
+def fetch(address: Address, progress: Progress, *, timeout: float) -> Git:
+    """The up-to-date copy of the repository at `address`.
+
+    Raises:
+        SourceError: it cannot be reached, needs a password, or is empty.
+    """
+    folder = home() / "cache" / "git" / f"{digest_of(address.url)}.git"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        environment = _environment(address)
+        if not (folder / "HEAD").exists():
+            run_git(
+                ["init", "--quiet", "--bare", "--template=", "--", str(folder)],
+                environment=environment,
+                timeout=timeout,
+            )
+        with progress.task(f"fetch {address.url}"):
+            _fetch(folder, address, environment, timeout)
+    return Git(folder)
+
+
+def _fetch(folder: Path, address: Address, environment: dict[str, str], timeout: float) -> None:
+    arguments = ["fetch", "--quiet", "--prune", "--force", "--no-tags", "--no-write-fetch-head"]
+    arguments += ["--no-recurse-submodules", "--no-auto-gc", "--", address.url]
+    refs = [f"+HEAD:{HEAD}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+    try:
+        run_git(
+            [f"--git-dir={folder}", *arguments, *refs], environment=environment, timeout=timeout
+        )
+    except SourceError as error:
+        raise _explain(address, error) from error
+
+
+def _environment(address: Address) -> dict[str, str]:
+    """The user's own environment (proxy, ssh agent, credential helpers), with the doors shut."""
+    inherited = {name: value for name, value in os.environ.items() if not _names_a_program(name)}
+    settings = dict(_SAFE_FETCHING)
+    secret = {}
+    if address.scheme in ("http", "https") and address.user:
+        site = address.url.removesuffix(address.path)
+        # An empty value forgets the user's helpers: they would store the token on disk.
+        settings |= {"credential.helper": "", f"credential.{site}.helper": _HELPER}
+        secret = {
+            "CODETUNE_GIT_USER": address.user,
+            "CODETUNE_GIT_PASSWORD": address.password or "x-oauth-basic",
+        }
+    return {
+        **inherited,
+        **secret,
+        "LC_ALL": "C.UTF-8",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "SSH_ASKPASS": "",
+        "GIT_ALLOW_PROTOCOL": _TRANSPORTS,
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+        **overrides(settings),
+    }
+
+
+def _names_a_program(name: str) -> bool:
+    """Variables that would point git at another repository, or make it run or write something."""
+    return name.startswith("GIT_") and not name.startswith(
+        ("GIT_SSL_", "GIT_HTTP_", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM")
+    )
+
+
+_ADVICE = {
+    "couldn't find remote ref HEAD": ("is empty", "Push a first commit, or pass another branch."),
+    "not found": ("does not exist, or needs a password", "Check the spelling and your rights."),
+    "terminal prompts disabled": (
+        "does not exist, or needs a password",
+        "Set up a git credential helper, or use an ssh:// address with a key in your agent.",
+    ),
+    "Authentication failed": ("refused the password", "Check the token and its rights."),
+    "Permission denied": ("refused the key", "Check your ssh agent (`ssh-add -l`)."),
+    "does not appear to be a git repository": ("is not a git repository", "Check the address."),
+    "not valid: is this a git repository": ("is not a git repository", "Check the address."),
+    "Could not resolve host": ("cannot be reached", "Check the host's name and the network."),
+    "Name or service not known": ("cannot be reached", "Check the host's name and the network."),
+}
+
+
+def _explain(address: Address, error: SourceError) -> SourceError:
+    said = without_credentials(error.message)
+    for phrase, (what, advice) in _ADVICE.items():
+        if phrase.lower() in said.lower():
+            return SourceError(f"{address.url} {what}.", advice=advice)
+    if "given up" in said:
+        return SourceError(f"{address.url}: {said}", advice=error.advice)
+    last = said.splitlines()[-1] if said else "git gave no reason"
+    return SourceError(
+        f"{address.url} cannot be fetched: {last}", advice="Check the address and the network."
+    )
