@@ -66,8 +66,12 @@ def _by_cluster(
     if len(numbers) == 1:
         return sides, weights
     index = np.array([numbers[name] for name in clusters])
-    sums = np.stack([np.bincount(index, weights=side, minlength=len(numbers)) for side in sides])
-    return sums, np.bincount(index, weights=weights, minlength=len(numbers)).astype(np.float64)
+    sums = np.zeros((len(sides), len(numbers)))
+    for side, total in zip(sides, sums, strict=True):
+        np.add.at(total, index, side)
+    weight = np.zeros(len(numbers))
+    np.add.at(weight, index, weights)
+    return sums, weight
 
 
 def _drawn_ratios(sums: Floats, weight: Floats, draws: int, seed: int) -> Floats:

@@ -1,0 +1,215 @@
+"""Evaluate: base against tuned on code that neither was trained on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codetune.artifacts import Artifact, run_stage, write_json
+from codetune.errors import ArtifactError, EvaluationError
+from codetune.evaluation.completion import Answers, Exam, answer, prepare, scored_window
+from codetune.evaluation.config import EvaluationOptions
+from codetune.evaluation.forgetting import general_digest, general_passages
+from codetune.evaluation.samples import (
+    HELD_OUT_FIM,
+    HELD_OUT_TEXT,
+    held_out_gaps,
+    held_out_passages,
+)
+from codetune.evaluation.scorecard import breakdown, make_scorecard
+from codetune.models.load import BaseModel, load_adapter, load_model, read_json
+from codetune.models.prompts import Renderer
+from codetune.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+# Options that change what is measured, not how it is judged: the key of cached scores.
+_MEASURED = (
+    "text_bytes",
+    "text_bytes_per_region",
+    "fim_prompts",
+    "fim_new_tokens",
+    "general_bytes",
+    "window",
+    "seed",
+)
+
+
+def evaluate(
+    dataset: Artifact,
+    base: BaseModel,
+    run: Artifact,
+    options: EvaluationOptions,
+    folder: Path,
+    progress: Progress,
+) -> Artifact:
+    """Score both sides on the same samples and let the gate decide.
+
+    A side's scores are an artifact of their own: the base's are shared by every run on the same
+    dataset, and another forgetting limit or number of bootstrap draws costs no model time.
+
+    Raises:
+        EvaluationError: nothing is held out, or the dataset cannot be read.
+        ModelError: a model cannot be loaded.
+    """
+    bench = _Bench(dataset, base, run, options, progress)
+    inputs = {"dataset": dataset.digest, "base": base.digest, "run": run.digest}
+    if options.general_bytes:
+        inputs["general"] = general_digest()
+
+    def make(partial: Path) -> Mapping[str, Any]:
+        sides = {
+            "base": bench.scores("base", folder / "scores", inputs | {"run": ""}),
+            "tuned": bench.scores("tuned", folder / "scores", inputs),
+        }
+        scorecard = make_scorecard(bench.exam, sides["base"], sides["tuned"], options)
+        write_json(partial / "scorecard.json", asdict(scorecard))
+        _write_completions(partial / "completions.jsonl", bench.exam, sides)
+        return {
+            "scorecard": asdict(scorecard),
+            "breakdown": breakdown(bench.exam, sides["base"], sides["tuned"], options),
+            "seconds": bench.seconds,
+            "window": bench.exam.window,
+            "completions": len(bench.exam.gaps),
+        }
+
+    return run_stage("evaluation", folder, options.model_dump(), inputs, make)
+
+
+class _Bench:
+    """The exam and the models of one evaluation, each made when it is first needed."""
+
+    def __init__(
+        self,
+        dataset: Artifact,
+        base: BaseModel,
+        run: Artifact,
+        options: EvaluationOptions,
+        progress: Progress,
+    ) -> None:
+        self.dataset, self.base, self.run = dataset, base, run
+        self.options, self.progress = options, progress
+        self.seconds: dict[str, float] = {}
+        self._exam: Exam | None = None
+        self._renderer: Renderer | None = None
+        self._model: torch.nn.Module | None = None
+
+    @property
+    def renderer(self) -> Renderer:
+        if self._renderer is None:
+            self._renderer = Renderer.from_folder(self.base.path)
+        return self._renderer
+
+    @property
+    def exam(self) -> Exam:
+        if self._exam is None:
+            self._exam = self._make_exam()
+        return self._exam
+
+    def _make_exam(self) -> Exam:
+        options = self.options
+        window = scored_window(_model_window(self.base), options)
+        passages = held_out_passages(
+            self.dataset / HELD_OUT_TEXT,
+            limit=options.text_bytes,
+            per_region=options.text_bytes_per_region,
+            window=window,
+            seed=options.seed,
+        )
+        gaps = []
+        if self.renderer.fim is not None and options.fim_prompts:
+            gaps = held_out_gaps(
+                self.dataset / HELD_OUT_FIM, limit=options.fim_prompts, seed=options.seed
+            )
+        return prepare(
+            self.renderer,
+            passages,
+            general_passages(options.general_bytes),
+            gaps,
+            window=window,
+            new_tokens=options.fim_new_tokens,
+        )
+
+    def scores(self, side: str, folder: Path, inputs: Mapping[str, str]) -> Answers:
+        """One side's answers, from its artifact if they were given before."""
+
+        def make(partial: Path) -> Mapping[str, Any]:
+            start = time.monotonic()
+            model = self._base_model() if side == "base" else self._tuned_model()
+            answers = answer(model, self.renderer, self.exam, side, self.progress)
+            write_json(partial / "answers.json", answers.as_json())
+            return {"seconds": round(time.monotonic() - start, 3)}
+
+        config = {name: getattr(self.options, name) for name in _MEASURED}
+        artifact = run_stage("scores", folder, config, inputs, make)
+        self.seconds[side] = artifact.summary["seconds"]
+        try:
+            return Answers(**json.loads((artifact / "answers.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ArtifactError(
+                f"{artifact.path} is damaged: {error}.", advice="Delete the folder and run again."
+            ) from error
+
+    def _base_model(self) -> torch.nn.Module:
+        if self._model is None:
+            self._model = _load(lambda dtype: load_model(self.base.path, dtype=dtype))
+        return self._model
+
+    def _tuned_model(self) -> torch.nn.Module:
+        """The tuned model; it takes the base's place in memory."""
+        folder = self.run / "model"
+        if not (folder / "adapter_config.json").exists():
+            self._model = None
+            return _load(lambda dtype: load_model(folder, dtype=dtype))
+        tuned: Any = load_adapter(self._base_model(), folder, base=self.base)
+        self._model = None
+        # Merged in float32 the logits agree to 1e-6, at half the time of a small model's step.
+        return tuned.merge_and_unload()  # type: ignore[no-any-return]
+
+
+def _load(load: Callable[[Any], torch.nn.Module]) -> torch.nn.Module:
+    """A model in float32: a batch answers as its prompts would one by one, bf16 would not."""
+    import torch
+
+    return load(torch.float32)
+
+
+def _model_window(base: BaseModel) -> int:
+    """The longest sequence that the base was trained for, in tokens."""
+    config = read_json(base.path / "config.json")
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    raise EvaluationError(
+        f"The config of the base '{base.name}' does not say how long its window is.",
+        advice="Set evaluation.window.",
+    )
+
+
+def _write_completions(file: Path, exam: Exam, sides: Mapping[str, Answers]) -> None:
+    """Every prompt with its truth and both answers, one JSON object a line."""
+    with file.open("w", encoding="utf-8") as lines:
+        for number, (gap, parts) in enumerate(zip(exam.gaps, exam.fitted, strict=True)):
+            row: dict[str, Any] = {
+                "id": gap.id,
+                "repo": gap.repo,
+                "path": gap.path,
+                "language": gap.language,
+                "split": gap.split,
+                "kind": gap.kind,
+                "prefix": parts.prefix,
+                "suffix": parts.suffix,
+                "truth": gap.middle,
+            }
+            for side, answers in sides.items():
+                row[side] = {
+                    "text": answers.texts[number],
+                    "exact": answers.exact[number],
+                    "similarity": answers.similarity[number],
+                }
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")

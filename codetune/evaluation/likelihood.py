@@ -1,0 +1,131 @@
+"""Bits per byte: how well a model predicts text, comparable between tokenizers.
+
+The score of a passage is -sum(log2 p(token)) / UTF-8 bytes over its region alone. The context
+before the region and the file's header are given, not scored. Context and region are tokenised
+separately, so that the border between them is also a border between tokens, and every byte
+belongs to exactly one scored token. (Tokenising them together would be worth a fraction of a
+bit per region to both sides, and would score bytes of the context where a token straddles.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codetune.models.prompts import Renderer
+from codetune.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+# Logits of one batch, in cells (tokens x vocabulary): 2**24 float32 cells are 64 MB.
+LOGIT_CELLS = 2**24
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text to score, after a context that is only read; `cluster` is what to resample by."""
+
+    id: str
+    cluster: str
+    repo: str
+    path: str
+    context: str
+    text: str
+    language: str = "text"
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Window:
+    """One forward pass's row: tokens from `scored` on are scored, those before it are given."""
+
+    passage: int
+    tokens: list[int]
+    scored: int
+
+
+def score_passages(
+    model: torch.nn.Module,
+    renderer: Renderer,
+    passages: Sequence[Passage],
+    *,
+    window: int,
+    progress: Progress,
+    label: str,
+) -> list[float]:
+    """The bits each passage's text costs under `model`, in the passages' order."""
+    windows = cut_windows(renderer, passages, window)
+    bits = [0.0] * len(passages)
+    with progress.task(label, total=len(windows), unit="windows") as task:
+        for batch in _batches(windows, renderer.vocab_size):
+            for row, nats in zip(batch, _window_nats(model, batch), strict=True):
+                bits[row.passage] += nats / math.log(2)
+            task.advance(len(batch))
+    return bits
+
+
+def cut_windows(renderer: Renderer, passages: Sequence[Passage], window: int) -> list[Window]:
+    """Rows of at most `window` tokens in which every region token is scored once.
+
+    Each row begins with the file's header. A region longer than a row is taken in strides, and
+    each stride reads at least half a row of what stands before it, as far as there is so much.
+    """
+    contexts = renderer.plain_batch([passage.context for passage in passages])
+    regions = renderer.plain_batch([passage.text for passage in passages])
+    rows: list[Window] = []
+    for number, passage in enumerate(passages):
+        # Something must stand before the first token; end-of-text does where there is no header.
+        header = renderer.start(passage.repo, passage.path) or [renderer.eos_id]
+        header = header[: window // 4]
+        stream, position = contexts[number] + regions[number], len(contexts[number])
+        room = window - len(header)
+        while position < len(stream):
+            new = min(len(stream) - position, room - min(position, room // 2))
+            given = min(position, room - new)
+            tokens = header + stream[position - given : position + new]
+            rows.append(Window(number, tokens, len(header) + given))
+            position += new
+    return rows
+
+
+def _batches(windows: Sequence[Window], vocabulary: int) -> list[list[Window]]:
+    """Windows of like length together, so that little is padded; longest first."""
+    budget = max(1, LOGIT_CELLS // vocabulary)
+    batches: list[list[Window]] = []
+    for row in sorted(windows, key=lambda row: (-len(row.tokens), row.scored)):
+        if batches and (len(batches[-1]) + 1) * len(batches[-1][0].tokens) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _window_nats(model: torch.nn.Module, batch: Sequence[Window]) -> list[float]:
+    """The nats of each row's scored tokens.
+
+    Rows are padded on the right and no mask is given: a causal model's logits do not depend on
+    what stands after them.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    width = len(batch[0].tokens)
+    first = min(row.scored for row in batch)
+    ids = torch.zeros((len(batch), width), dtype=torch.long)
+    mark = torch.zeros((len(batch), width - first), dtype=torch.bool)
+    for number, row in enumerate(batch):
+        ids[number, : len(row.tokens)] = torch.tensor(row.tokens)
+        mark[number, row.scored - first : len(row.tokens) - first] = True
+    ids, mark = ids.to(device), mark.to(device)
+    keep = torch.arange(first - 1, width - 1, device=device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+        nats = torch.nn.functional.cross_entropy(
+            logits[mark].float(), ids[:, first:][mark], reduction="none"
+        )
+        sums = torch.zeros(len(batch), dtype=torch.float64, device=device)
+        rows = mark.nonzero()[:, 0]
+        return list(map(float, sums.index_add(0, rows, nats.double()).tolist()))

@@ -1,0 +1,1 @@
+"""The models of this machine: one folder and one card a version, safetensors only."""

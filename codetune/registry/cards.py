@@ -1,0 +1,244 @@
+"""The registry: every model version with its card, found by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from codetune.artifacts import Artifact, write_json
+from codetune.errors import ModelError, RegistryError, nearest
+from codetune.models.load import BaseModel, resolve_base
+from codetune.records import ModelCard, Repository
+from codetune.registry import lineage
+from codetune.registry.bases import is_base
+from codetune.registry.files import (
+    CARD,
+    MODEL,
+    card_of,
+    folder_name,
+    is_sound,
+    label_of,
+    model_folders,
+    read_card_file,
+    read_models,
+)
+from codetune.registry.store import GONE, NEW, check_model, link_tree, locked, sync_tree
+
+COUNTERS = "versions.json"  # the last version number given to each name
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
+
+
+class Registry:
+    """The models below `home`/models, one folder a version.
+
+    A folder's name is a digest: what a user calls a model never becomes a path. The cards are
+    the index, so there is nothing else that could disagree with them.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.root = home / "models"
+
+    def list(self) -> list[ModelCard]:
+        """Every model that can be used: bases first, then by name and version.
+
+        A damaged model is left out, and named by `problems`.
+        """
+        return read_models(self.root)[0]
+
+    def problems(self) -> Sequence[str]:
+        """What is wrong with the models that `list` leaves out."""
+        return [f"{label}: {error.message}" for label, error in read_models(self.root)[1].items()]
+
+    def get(self, ref: str) -> ModelCard:
+        """The card of "name:version"; of "name", the newest promoted one, else the newest.
+
+        Raises:
+            RegistryError: there is no such model; the nearest known name is given.
+            ModelError: there is one, but its folder is damaged.
+        """
+        cards, damaged = read_models(self.root)
+        found = [card for card in cards if ref in (card.id, card.name)]
+        if found:
+            return max(found, key=lambda card: (card.id == ref, card.promoted, card.version))
+        for label, error in damaged.items():
+            if label == ref or label.rpartition(":")[0] == ref:
+                raise ModelError(
+                    f"The model {label} is damaged: {error.message}",
+                    advice="Run `codetune tune` on its source again: only what is missing is "
+                    "done anew.",
+                ) from error
+        known = {card.name for card in cards} | {card.id for card in cards if ":" in ref}
+        raise RegistryError(
+            f"There is no model '{ref}'.",
+            advice=nearest(ref, known) or "`codetune tune PATH` makes one.",
+        )
+
+    def folder(self, card: ModelCard) -> Path:
+        """The folder of a card with `card.json`, `model/` and `report.html`; a base's own one."""
+        if card.kind == "base":
+            return resolve_base(card.base).path
+        return self.root / folder_name(card.name, card.version)
+
+    def register(
+        self,
+        name: str,
+        *,
+        run: Artifact,
+        evaluation: Artifact,
+        dataset: Artifact,
+        cleaned: Artifact,
+        repository: Repository,
+        base: BaseModel,
+    ) -> ModelCard:
+        """Keep a run's model under the next version of `name`; promoted if the gate said so.
+
+        The same run again is the same version: its card is brought up to date when it was
+        evaluated anew, and its files are restored when they were damaged.
+
+        Raises:
+            RegistryError: the name cannot be used, or the registry cannot be written.
+            UnsafeModelError: the run's folder holds more than safetensors and plain text.
+        """
+        self._check_name(name)
+        kind = check_model(run / MODEL)
+        scorecard = _scorecard(evaluation)
+        card = ModelCard(
+            id=name,
+            name=name,
+            version=0,
+            kind=kind,
+            base=base.name,
+            base_digest=base.digest,
+            method=str(run.summary.get("method", kind)),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            promoted=bool(scorecard["promoted"]),
+            config_digest=lineage.config_digest(run, dataset, cleaned),
+            data_digest=dataset.digest,
+            commits=lineage.commits(repository, dataset),
+            licences=lineage.licences(cleaned),
+            metrics=scorecard,
+            parents=(base.name,),
+        )
+        origin = {"run": run.digest, "evaluation": evaluation.digest}
+        with locked(self.root):
+            return self._put(card, origin, run / MODEL)
+
+    def promote(self, ref: str) -> ModelCard:
+        """Make a version the one that its name stands for, whatever the gate said."""
+        with locked(self.root):
+            card = self.get(ref)
+            if card.kind == "base":
+                raise RegistryError(f"'{card.id}' is a base, not a tuned model.")
+            if card.promoted:
+                return card
+            reasons = [*card.metrics.get("reasons", ()), "Promoted by hand."]
+            card = replace(card, promoted=True, metrics={**card.metrics, "reasons": reasons})
+            folder = self.folder(card)
+            write_json(folder / CARD, {**read_card_file(folder), **asdict(card)})
+            return card
+
+    def remove(self, ref: str) -> None:
+        """Delete one version, "name:version", for good; its number is not given again.
+
+        Raises:
+            RegistryError: there is no such version, or it is a base.
+        """
+        with locked(self.root):
+            cards, damaged = read_models(self.root)
+            folders = {card.id: self.folder(card) for card in cards if card.kind != "base"}
+            for folder in model_folders(self.root):
+                label = label_of(folder)
+                if label in damaged:
+                    folders[label] = folder
+            if ref not in folders:
+                raise RegistryError(
+                    f"There is no model '{ref}' to remove.",
+                    advice=f"Name a version. {nearest(ref, folders)}",
+                )
+            gone = self.root / f"{GONE}{secrets.token_hex(8)}"
+            folders[ref].rename(gone)
+            shutil.rmtree(gone)
+
+    def _put(self, card: ModelCard, origin: Mapping[str, str], model: Path) -> ModelCard:
+        """Write the version; the caller holds the lock."""
+        old = self._same_run(card.name, origin["run"])
+        version = old.version if old else self._next_version(card.name)
+        folder = self.root / folder_name(card.name, version)
+        card = replace(
+            card,
+            id=f"{card.name}:{version}",
+            version=version,
+            report=f"{folder.name}/report.html",
+            created=old.created if old else card.created,
+        )
+        if old and is_sound(folder):
+            if read_card_file(folder)["evaluation"] != origin["evaluation"]:
+                write_json(folder / CARD, {**asdict(card), **origin})
+                return card
+            return old
+        new = self.root / f"{NEW}{secrets.token_hex(8)}"
+        new.mkdir()
+        link_tree(model, new / MODEL)
+        write_json(new / CARD, {**asdict(card), **origin})
+        sync_tree(new)
+        if folder.exists():
+            folder.rename(self.root / f"{GONE}{secrets.token_hex(8)}")
+        new.rename(folder)
+        return card
+
+    def _next_version(self, name: str) -> int:
+        """One more than was ever given to `name`, even if that model has been removed."""
+        counters = self.root / COUNTERS
+        try:
+            given = json.loads(counters.read_text()) if counters.exists() else {}
+            last = int(given.get(name, 0))
+        except (ValueError, AttributeError, TypeError):
+            given, last = {}, 0  # a damaged counter: the cards still know
+        for folder in model_folders(self.root):
+            found, _, version = label_of(folder).rpartition(":")
+            if found == name:
+                last = max(last, int(version))
+        write_json(counters, {**given, name: last + 1})
+        return last + 1
+
+    def _same_run(self, name: str, run: str) -> ModelCard | None:
+        for folder in model_folders(self.root):
+            try:
+                values = read_card_file(folder)
+                if values.get("name") == name and values.get("run") == run:
+                    return card_of(values, folder)
+            except RegistryError:
+                continue  # named by `problems`
+        return None
+
+    def _check_name(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise RegistryError(
+                f"'{name}' cannot be a model's name.",
+                advice="Use letters, digits, '.', '_', '-' and '/', at most 96 of them, "
+                "beginning with a letter or digit: --name my-model.",
+            )
+        if is_base(name):
+            raise RegistryError(
+                f"'{name}' is the name of a base.", advice="Choose another one with --name."
+            )
+
+
+def _scorecard(evaluation: Artifact) -> dict[str, Any]:
+    path = evaluation / "scorecard.json"
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict) or not isinstance(value.get("promoted"), bool):
+            raise ValueError("it has no verdict")
+    except (OSError, ValueError) as error:
+        raise RegistryError(
+            f"{path} cannot be read: {error}.", advice="Delete its folder and run again."
+        ) from error
+    return value

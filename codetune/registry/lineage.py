@@ -1,0 +1,33 @@
+"""Where a model comes from: the digests, commits and licences that its card names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from codetune.artifacts import Artifact, digest_of
+from codetune.records import Repository
+
+
+def config_digest(run: Artifact, dataset: Artifact, cleaned: Artifact) -> str:
+    """One digest over the options of every stage that shaped the weights."""
+    return digest_of({a.stage: dict(a.config) for a in (run, dataset, cleaned)})
+
+
+def commits(repository: Repository, dataset: Artifact) -> dict[str, str]:
+    """Repository → the commit that was trained on.
+
+    With a split by time that is the cut-off: what was written later is only tested on.
+    """
+    split = dataset.summary.get("split")
+    by_time = isinstance(split, Mapping) and bool(split.get("time"))
+    commit = repository.cutoff if by_time and repository.cutoff else repository.commit
+    return {repository.name: commit or "none"}
+
+
+def licences(cleaned: Artifact) -> dict[str, int]:
+    """SPDX expression → number of files, most frequent first."""
+    found: Any = cleaned.summary.get("licences") or {}
+    return {
+        str(name): int(count) for name, count in sorted(found.items(), key=lambda item: -item[1])
+    }
