@@ -1,0 +1,110 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+The idea is Liger Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2410.10989): the
+loss's gradient with respect to the logits is known as soon as the logits are, so each chunk of
+rows computes its logits, its share of the loss and its share of both gradients, and forgets the
+logits. Memory is one chunk of logits instead of all of them, and nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+IGNORE = -100
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    divisor: float | torch.Tensor | None = None,
+    chunk: int = 1024,
+    compiled: bool = False,
+) -> torch.Tensor:
+    """`cross_entropy(hidden @ weight.T, labels)` as a float32 scalar, chunk by chunk.
+
+    Args:
+        hidden: (rows, width), any float type; its gradient has the same type.
+        weight: (vocabulary, width), the output head.
+        labels: (rows,), `IGNORE` (-100) where no loss is wanted. Labels are not shifted here.
+        divisor: what the summed loss is divided by; None = the number of labels that count.
+            Gradient accumulation passes the whole step's number.
+        chunk: rows per piece; memory is chunk x vocabulary.
+        compiled: let torch.compile fuse the softmax (worth it in long runs).
+    """
+    loss: torch.Tensor = _LinearCrossEntropy.apply(
+        hidden, weight, labels, divisor, chunk, _softmax_gradient(compiled)
+    )
+    return loss
+
+
+def _gradient_of_logits(
+    logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The chunk's summed loss (unscaled) and d(loss)/d(logits) times `scale`."""
+    wide = logits.float()
+    counted = labels != IGNORE
+    target = labels.clamp(min=0)
+    log_sum = torch.logsumexp(wide, dim=-1)
+    loss = ((log_sum - wide.gather(1, target[:, None])[:, 0]) * counted).sum()
+    rows = (counted * scale)[:, None]
+    columns = torch.arange(logits.shape[1], device=logits.device)[None, :]
+    probabilities = torch.exp(wide - log_sum[:, None])
+    gradient = (probabilities - (columns == target[:, None]).float()) * rows
+    return loss, gradient.to(logits.dtype)
+
+
+@cache
+def _softmax_gradient(compiled: bool) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    return torch.compile(_gradient_of_logits, dynamic=True) if compiled else _gradient_of_logits
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        divisor: float | torch.Tensor | None,
+        chunk: int,
+        softmax_gradient: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    ) -> torch.Tensor:
+        if divisor is None:
+            divisor = (labels != IGNORE).sum().clamp(min=1)
+        scale = 1.0 / torch.as_tensor(divisor, dtype=torch.float32, device=hidden.device)
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
+        weight_gradient = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            if needs_weight
+            else None
+        )
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, hidden.shape[0], chunk):
+            rows = hidden[start : start + chunk]
+            logits = rows @ weight.T
+            loss, gradient = softmax_gradient(logits, labels[start : start + chunk], scale)
+            total += loss
+            if hidden_gradient is not None:
+                torch.mm(gradient, weight, out=hidden_gradient[start : start + chunk])
+            if weight_gradient is not None:
+                weight_gradient += gradient.T @ rows
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.weight_type = weight.dtype
+        return total * scale
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> Any:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        (factor,) = upstream
+        if hidden_gradient is not None:
+            hidden_gradient = hidden_gradient * factor.to(hidden_gradient.dtype)
+        if weight_gradient is not None:
+            weight_gradient = (weight_gradient * factor).to(ctx.weight_type)
+        return hidden_gradient, weight_gradient, None, None, None, None
