@@ -12,10 +12,17 @@ from codetune.artifacts import Artifact, run_stage
 from codetune.models.load import BaseModel, resolve_base
 from codetune.models.prompts import Renderer
 
-SPECIAL = (
-    "<|endoftext|> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> "
-    "<|repo_name|> <|file_sep|> <|im_start|> <|im_end|>"
-).split()
+SPECIAL = [
+    "<|endoftext|>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<|im_start|>",
+    "<|im_end|>",
+]
 
 FILES = {
     f"src/part{number}.py": (
@@ -119,7 +126,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Artifact:
 
         torch.manual_seed(2)
         model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-        lora = LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)
+        lora = LoraConfig(
+            r=4, task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False
+        )
         get_peft_model(model, lora).save_pretrained(folder / "model")
         (folder / "model" / "base.json").write_text(
             json.dumps({"name": base.name, "digest": base.digest})

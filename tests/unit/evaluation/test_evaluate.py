@@ -19,7 +19,12 @@ from codetune.progress import Progress
 @pytest.fixture(autouse=True)
 def general_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
-        {"repo": "pip", "path": f"m{n}.py", "language": "python", "text": f"def f{n}():\n    pass\n"}
+        {
+            "repo": "pip",
+            "path": f"m{n}.py",
+            "language": "python",
+            "text": f"def f{n}():\n    pass\n",
+        }
         for n in range(5)
     ]
     file = tmp_path / "evaluation.jsonl.gz"
