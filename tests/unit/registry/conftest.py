@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_stages import stages
+
+from .finished_stages import stages
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_stages import stages
 
 from codetune.registry import cards
 from codetune.registry.cards import Registry
+
+from .finished_stages import stages
 
 Stages = Callable[..., dict[str, Any]]
 
