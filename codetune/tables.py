@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,3 +66,17 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, columns=columns).to_pylist()
+
+
+def read_rows_where(
+    path: Path, column: str, wanted: Callable[[Any], bool]
+) -> Iterator[dict[str, Any]]:
+    """The rows whose `column` is wanted; row groups without any are not read."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            values = file.read_row_group(group, columns=[column]).column(column).to_pylist()
+            rows = [index for index, value in enumerate(values) if wanted(value)]
+            if rows:
+                yield from file.read_row_group(group).take(rows).to_pylist()

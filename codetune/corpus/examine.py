@@ -1,0 +1,89 @@
+"""One file against the rules that need nothing but the file: the part that costs time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from codetune.artifacts import digest_of
+from codetune.corpus.content import judge_text
+from codetune.corpus.decode import decode, is_binary
+from codetune.corpus.licences import Licences, is_allowed
+from codetune.corpus.paths import judge_path
+from codetune.corpus.secrets import redact
+from codetune.similarity import exact_digest, shingles, signature_of
+from codetune.syntax.languages import language_of
+
+if TYPE_CHECKING:
+    from codetune.corpus.config import CorpusOptions
+    from codetune.similarity import Signature
+
+_FEWEST_SHINGLES = 24  # the similarity of shorter texts means nothing
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Why a file is not worth learning from."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that is worth learning from, unless it is a duplicate."""
+
+    document: dict[str, Any]  # a row of documents.parquet
+    digest: str
+    signature: Signature | None
+    encoding: str
+    invisible: int
+    secrets: Counter[str] = field(default_factory=Counter)
+
+
+def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> Candidate | Dropped:
+    """Judge a row of files.parquet by its name, its content and the user's choices."""
+    path, content = row["path"], row["content"]
+    by_name = judge_path(path, options)
+    if by_name is not None:
+        return Dropped(*by_name)
+    if not content:
+        return Dropped("empty", "no bytes")
+    if is_binary(content):
+        return Dropped("binary", "holds NUL bytes")
+    decoded = decode(content)
+    if decoded is None:
+        return Dropped("not_text", "in no encoding that was tried")
+    text = decoded.text
+    language = language_of(path, text[:4000])
+    by_content = judge_text(text, language, options)
+    if by_content is not None:
+        return Dropped(*by_content)
+    licence = licences.of(path, text)
+    if options.licences and not is_allowed(licence, options.licences):
+        return Dropped("licence", licence)
+    redacted = redact(text)
+    if redacted.kinds and options.secrets == "drop":
+        return Dropped("secret", ", ".join(sorted(redacted.kinds)))
+    hashes = shingles(redacted.text)
+    document = {
+        "id": digest_of([row["repo"], path, redacted.text]),
+        "repo": row["repo"],
+        "path": path,
+        "language": language,
+        "licence": licence,
+        "text": redacted.text,
+        "in_past": row["in_past"],
+        "in_present": row["in_present"],
+        "previous_path": row["previous_path"],
+        "redactions": redacted.kinds.total(),
+    }
+    return Candidate(
+        document,
+        exact_digest(redacted.text),
+        signature_of(hashes) if len(hashes) >= _FEWEST_SHINGLES else None,
+        decoded.encoding,
+        decoded.invisible,
+        redacted.kinds,
+    )

@@ -1,0 +1,246 @@
+"""Keys, tokens and passwords in source text: found, and replaced by stable placeholders.
+
+Patterns for issued credentials are exact (a prefix that the issuer chose for this purpose).
+Assignments to names like `password` are judged by the value: random enough to be real, and no
+example. A placeholder has no line break in it, and a block of lines keeps its number of lines,
+so that the code around a secret stays the code it was.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A kind of secret; `hint` is a literal that every match contains (fast to look for)."""
+
+    kind: str
+    hints: tuple[str, ...]
+    regex: re.Pattern[str]
+    group: int = 0  # the part that is replaced
+    accept: Callable[[str], bool] | None = None
+
+
+def _entropy(value: str) -> float:
+    """Shannon entropy in bits a character."""
+    counts = Counter(value)
+    return -sum(n / len(value) * math.log2(n / len(value)) for n in counts.values())
+
+
+_EXAMPLE = re.compile(
+    r"(?i)example|sample|dummy|placeholder|changeme|change[-_]me|your[-_]|my[-_]?(?:secret|pass)|"
+    r"xxx|redacted|insert|replace|todo|fixme|fake|mock|not[-_]?(?:a[-_])?real|123456|abcdef|"
+    r"foobar|<[^>]*>|\$\{|\{\{|%\(|\.\.\.|\*\*\*|lorem|test"
+)
+
+
+def _issued(value: str) -> bool:
+    """An issuer's prefix is proof enough unless the rest is clearly made up."""
+    body = re.split(r"[-_]", value, maxsplit=1)[-1]
+    return len(set(body)) > 5 and "EXAMPLE" not in value
+
+
+def _random(value: str) -> bool:
+    """A value that looks drawn at random: no words, no path, no example."""
+    if _EXAMPLE.search(value) or len(set(value)) < 8:
+        return False
+    if not (re.search(r"\d", value) and re.search(r"[A-Za-z]", value)):
+        return False
+    # Snake case, dotted names, paths: words that mean something.
+    words = [word for word in re.split(r"[^A-Za-z]+", value) if len(word) > 3]
+    if words and sum(map(len, words)) > 0.8 * len(value) and not re.search(r"\d\w*\d", value):
+        return False
+    return _entropy(value) >= (3.0 if re.fullmatch(r"[0-9a-fA-F]+", value) else 3.5)
+
+
+def _password(value: str) -> bool:
+    """A password inside an address: anything but a variable or an example."""
+    if _EXAMPLE.search(value) or value.lower() in _USUAL_PASSWORDS:
+        return False
+    return len(set(value)) > 3 and not value.startswith(("$", "{", "%", "<", "["))
+
+
+_USUAL = (
+    "password passwd pass pwd secret admin root postgres mysql guest user redis rabbitmq "
+    "hunter2 token pw p"
+)
+_USUAL_PASSWORDS = frozenset(_USUAL.split())
+
+_PATTERNS: tuple[Pattern, ...] = (
+    Pattern(
+        "PRIVATE_KEY",
+        ("PRIVATE KEY",),
+        re.compile(
+            r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+            r"([\s\S]{40,20000}?)-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+        ),
+        group=1,
+    ),
+    Pattern(
+        "AWS_KEY_ID",
+        ("AKIA", "ASIA", "ABIA", "ACCA"),
+        re.compile(r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b"),
+        accept=_issued,
+    ),
+    Pattern(
+        "GITHUB_TOKEN",
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})\b"),
+        accept=_issued,
+    ),
+    Pattern(
+        "GITLAB_TOKEN",
+        ("glpat-", "glptt-", "gldt-", "glrt-"),
+        re.compile(r"\b(?:glpat|glptt|gldt|glrt)-[A-Za-z0-9_-]{20,}"),
+        accept=_issued,
+    ),
+    Pattern(
+        "SLACK_TOKEN",
+        ("xox", "xapp-"),
+        re.compile(r"\b(?:xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{20,})"),
+        accept=_issued,
+    ),
+    Pattern(
+        "SLACK_WEBHOOK",
+        ("hooks.slack.com/services/",),
+        re.compile(r"hooks\.slack\.com/services/(T[A-Z0-9]{6,}/B[A-Z0-9]{6,}/[A-Za-z0-9]{20,})"),
+        group=1,
+        accept=_issued,
+    ),
+    Pattern(
+        "GOOGLE_KEY",
+        ("AIza",),
+        re.compile(r"\bAIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"),
+        accept=_issued,
+    ),
+    Pattern(
+        "GOOGLE_SECRET", ("GOCSPX-",), re.compile(r"\bGOCSPX-[A-Za-z0-9_-]{28}"), accept=_issued
+    ),
+    Pattern(
+        "HUGGING_FACE_TOKEN",
+        ("hf_", "api_org_"),
+        re.compile(r"\b(?:hf_[A-Za-z]{34}|hf_[A-Za-z0-9]{34,40}|api_org_[A-Za-z0-9]{34})\b"),
+        accept=_issued,
+    ),
+    Pattern(
+        "STRIPE_KEY",
+        ("sk_live_", "rk_live_", "sk_test_", "rk_test_", "whsec_"),
+        re.compile(r"\b(?:(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{24,})"),
+        accept=_issued,
+    ),
+    Pattern(
+        "ANTHROPIC_KEY", ("sk-ant-",), re.compile(r"\bsk-ant-[A-Za-z0-9_-]{32,}"), accept=_issued
+    ),
+    Pattern(
+        "OPENAI_KEY",
+        ("sk-",),
+        re.compile(
+            r"\bsk-(?:(?:proj|svcacct|admin|None)-[A-Za-z0-9_-]{32,}|[A-Za-z0-9]{32,64})(?![\w-])"
+        ),
+        accept=_issued,
+    ),
+    Pattern(
+        "PYPI_TOKEN", ("pypi-AgE",), re.compile(r"\bpypi-AgE[A-Za-z0-9_-]{50,}"), accept=_issued
+    ),
+    Pattern("NPM_TOKEN", ("npm_",), re.compile(r"\bnpm_[A-Za-z0-9]{36}\b"), accept=_issued),
+    Pattern(
+        "SENDGRID_KEY",
+        ("SG.",),
+        re.compile(r"\bSG\.[A-Za-z0-9_-]{20,24}\.[A-Za-z0-9_-]{39,50}"),
+        accept=_issued,
+    ),
+    Pattern("TWILIO_KEY", ("SK", "AC"), re.compile(r"\b(?:SK|AC)[0-9a-f]{32}\b"), accept=_issued),
+    Pattern(
+        "DIGITALOCEAN_TOKEN",
+        ("dop_v1_", "doo_v1_"),
+        re.compile(r"\bdo[op]_v1_[0-9a-f]{64}\b"),
+        accept=_issued,
+    ),
+    Pattern("TELEGRAM_TOKEN", (":AA",), re.compile(r"\b\d{8,10}:AA[A-Za-z0-9_-]{33}(?![\w-])")),
+    Pattern(
+        "JWT",
+        ("eyJ",),
+        re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}"),
+    ),
+    Pattern(
+        "AZURE_KEY",
+        ("AccountKey=", "SharedAccessKey="),
+        re.compile(r"(?:AccountKey|SharedAccessKey)=([A-Za-z0-9+/]{40,}={0,2})"),
+        group=1,
+        accept=_random,
+    ),
+    Pattern(
+        "PASSWORD",
+        ("://",),
+        re.compile(
+            r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@'\"`<>]{1,80}:([^\s/@'\"`<>]{4,200})@"
+            r"[A-Za-z0-9.\[-]"
+        ),
+        group=1,
+        accept=_password,
+    ),
+)
+
+_NAMED = re.compile(
+    r"""(?ix)
+    \b[\w.-]{0,40}(?:passw(?:or)?d|passphrase|secret|token|api_?-?key|access_?-?key|auth_?-?key|
+        private_?-?key|credential|client_?-?secret)[\w.-]{0,24}["'\]]{0,2}
+    \s{0,3}(?::=|=>|=|:)\s{0,3}
+    (?:[bru]{0,2}["'`]([^\s"'`]{12,200})["'`]|([A-Za-z0-9+/_=-]{20,200})\s*$)
+    """,
+    re.MULTILINE,
+)
+_NAMED_HINT = re.compile(r"(?i)passw|passph|secret|token|key|credential")
+
+
+@dataclass(frozen=True)
+class Redacted:
+    """A text without its secrets; `kinds` counts what was replaced."""
+
+    text: str
+    kinds: Counter[str]
+
+
+def redact(text: str) -> Redacted:
+    """Replace every secret by REDACTED_<KIND>, line for line."""
+    kinds: Counter[str] = Counter()
+    for pattern in _PATTERNS:
+        if any(hint in text for hint in pattern.hints):
+            text = _replace(text, pattern, kinds)
+    if _NAMED_HINT.search(text):
+        text = _NAMED.sub(lambda match: _hide_assigned(match, kinds), text)
+    return Redacted(text, kinds)
+
+
+def _hide_assigned(match: re.Match[str], kinds: Counter[str]) -> str:
+    group = 1 if match[1] is not None else 2
+    if match[group].startswith("REDACTED_") or not _random(match[group]):
+        return match[0]
+    kinds["SECRET"] += 1
+    start, end = match.start(group) - match.start(), match.end(group) - match.start()
+    return f"{match[0][:start]}REDACTED_SECRET{match[0][end:]}"
+
+
+def _replace(text: str, pattern: Pattern, kinds: Counter[str]) -> str:
+    def placeholder(match: re.Match[str]) -> str:
+        secret = match[pattern.group]
+        if pattern.accept is not None and not pattern.accept(secret):
+            return match[0]
+        kinds[pattern.kind] += 1
+        start, end = match.start(pattern.group), match.end(pattern.group)
+        new = _same_lines(secret, f"REDACTED_{pattern.kind}")
+        return match[0][: start - match.start()] + new + match[0][end - match.start() :]
+
+    return pattern.regex.sub(placeholder, text)
+
+
+def _same_lines(secret: str, placeholder: str) -> str:
+    """The placeholder in place of each line's characters, quotes and indentation kept."""
+    if "\n" not in secret:
+        return placeholder
+    return re.sub(r"[A-Za-z0-9+/=:,. -]*[A-Za-z0-9+/=]{8,}", placeholder, secret)
