@@ -1,0 +1,1 @@
+"""The HTTP API: a thin translation of each dialect onto one internal query."""

@@ -1,0 +1,65 @@
+"""The HTTP application: dialects on one completer, behind one guard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from codetune import __version__
+from codetune.api.dialects import openai
+from codetune.api.errors import failure_of, plain_failure
+from codetune.api.guard import LOOPBACK, Guard
+from codetune.api.stream import ClientGoneError
+from codetune.errors import CodetuneError
+from codetune.serving.complete import Completer
+
+_NOBODY_LISTENS = 499  # nginx's number for it; seen in logs only
+
+
+def create_app(completer: Completer, *, hosts: Iterable[str] = LOOPBACK) -> FastAPI:
+    """The application that serves `completer`; `hosts` are the names it may be called by."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        completer.engine.close()
+
+    app = FastAPI(
+        title="codetune", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.include_router(openai.routes(completer))
+
+    @app.get("/health")
+    async def health() -> dict[str, object]:
+        return {"status": "ok", "version": __version__, **completer.engine.busy()}
+
+    app.add_exception_handler(CodetuneError, _failed)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(ClientGoneError, _nobody)
+    app.add_middleware(Guard, hosts=tuple(hosts))
+    return app
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    failure = failure_of(error, str(request.state.request_id))
+    return JSONResponse(failure.body(), failure.status, failure.headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router."""
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"There is no {request.method} {request.url.path}.",
+        405: f"{request.url.path} does not take {request.method}.",
+    }.get(error.status_code, str(error.detail))
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    failure = plain_failure(error.status_code, message, code)
+    return JSONResponse(failure.body(), error.status_code, dict(error.headers or {}))
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=_NOBODY_LISTENS)

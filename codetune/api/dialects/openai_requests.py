@@ -1,0 +1,116 @@
+"""OpenAI's request bodies, as far as they change an answer; other fields are accepted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from codetune.errors import BadRequestError
+
+Stops = str | list[str] | None
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class StreamOptions(BaseModel):
+    """What a stream says beside the text."""
+
+    model_config = ConfigDict(extra="allow")
+    include_usage: bool = False
+
+
+class _Request(BaseModel):
+    # Numbers in quotes, as some editors send them, are not numbers for OpenAI either.
+    model_config = ConfigDict(extra="allow", strict=False)
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: Stops = None
+    n: int | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else [s for s in self.stop if s]
+
+    @property
+    def with_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class CompletionRequest(_Request):
+    """`POST /v1/completions`. `path` and `repo` are ours: where the text stands."""
+
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = ""
+    suffix: str | None = None
+    max_tokens: int | None = 16
+    echo: bool | None = False
+    logprobs: int | None = None
+    best_of: int | None = None
+    path: str | None = Field(
+        None, validation_alias=AliasChoices("path", "file_path", "filepath", "filename")
+    )
+    repo: str | None = Field(None, validation_alias=AliasChoices("repo", "repository"))
+
+
+class Message(BaseModel):
+    """One turn; its content is text, or parts of text."""
+
+    model_config = ConfigDict(extra="allow")
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+    def text(self) -> str:
+        """Raises BadRequestError for parts that are not text."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        texts = []
+        for part in self.content:
+            if part.get("type") not in ("text", "input_text"):
+                raise BadRequestError(
+                    f"This model reads text only, not '{part.get('type')}'.", param="messages"
+                )
+            texts.append(str(part.get("text", "")))
+        return "".join(texts)
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(
+        None, validation_alias=AliasChoices("max_completion_tokens", "max_tokens")
+    )
+    logprobs: bool | None = False
+    top_logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def wants_text(self) -> bool:
+        kind: Literal["text"] | Any = (self.response_format or {}).get("type", "text")
+        return bool(kind == "text")
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def read_body(model: type[Body], body: bytes) -> Body:
+    """Parse JSON of bounded depth.
+
+    Raises:
+        BadRequestError: it is not JSON, too deep, or a field has the wrong type.
+    """
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise BadRequestError(f"The body cannot be read: {first['msg']}.") from error
+        # A union's members follow its field; the field is what the user can change.
+        field = ".".join(str(part) for part in first["loc"][:1])
+        raise BadRequestError(f"'{field}': {first['msg']}.", param=field or None) from error

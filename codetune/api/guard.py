@@ -1,0 +1,109 @@
+"""The outermost layer: who may ask, how much, and what happens when something breaks.
+
+A server on loopback is reachable from every web page in the user's browser: by DNS rebinding
+(the page's own name suddenly means 127.0.0.1) and by cross-site posts. Both show in the Host
+and Origin headers, which are checked; there are no CORS headers at all.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from codetune.api.errors import Failure, failure_of, plain_failure
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+BODY_LIMIT = 8_000_000  # bytes
+
+
+class BodyTooLargeError(Exception):
+    """The body is longer than the server reads."""
+
+
+class Guard:
+    """ASGI middleware: request ids, host check, body limit, opaque errors."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], body_limit: int = BODY_LIMIT) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+        self._limit = body_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req-{secrets.token_hex(8)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def tagged(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            if refusal := self._refuse(scope):
+                await answer(refusal, tagged)
+                return
+            await self._app(scope, self._limited(receive), tagged)
+        except BodyTooLargeError:
+            await answer(self._too_large(), tagged)
+        except Exception as error:
+            failure = failure_of(error, request_id)
+            if started:
+                raise  # too late for a status; the connection breaks off
+            await answer(failure, tagged)
+
+    def _refuse(self, scope: Scope) -> Failure | None:
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if _name_of(host) not in self._hosts:
+            return plain_failure(403, "This host name is not served here.", "host_not_allowed")
+        origin = urlsplit(headers.get(b"origin", b"").decode("latin-1").lower())
+        if origin.scheme in ("http", "https") and _name_of(origin.netloc) not in self._hosts:
+            return plain_failure(403, "Web pages may not ask this server.", "origin_not_allowed")
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._limit:
+            return self._too_large()
+        return None
+
+    def _limited(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._limit:
+                raise BodyTooLargeError
+            return message
+
+        return limited
+
+    def _too_large(self) -> Failure:
+        return plain_failure(
+            413, f"A request may have at most {self._limit} bytes.", "body_too_large"
+        )
+
+
+async def answer(failure: Failure, send: Send) -> None:
+    """Send a failure as OpenAI's error object."""
+    body = json.dumps(failure.body()).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    raw = [(k.lower().encode(), v.encode()) for k, v in {**headers, **failure.headers}.items()]
+    await send({"type": "http.response.start", "status": failure.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _name_of(host: str) -> str:
+    """A Host header without its port; IPv6 addresses keep their brackets."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.rpartition(":")[0] or host

@@ -1,0 +1,78 @@
+"""Runs the application on a socket of this machine."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+from codetune.errors import ConfigError, ServingError
+
+_GRACE = 1  # seconds that running answers have to end after Ctrl-C
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that says when it listens."""
+
+    def __init__(self, app: FastAPI, listening: Callable[[], None] = lambda: None) -> None:
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket on a loopback address.
+
+    Raises:
+        ConfigError: the address is not loopback: there are no accounts yet.
+        ServingError: the port is in use, or not allowed.
+    """
+    family, address = _loopback(host)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen(256)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ServingError(
+                f"Port {port} is in use already.",
+                advice=f"Another codetune serve? Stop it, or choose another port: --port {port + 1}"
+                if port < 65535
+                else "Choose another port with --port.",
+            ) from error
+        raise ServingError(
+            f"{host}:{port} cannot be listened on: {error.strerror}.",
+            advice="Ports below 1024 belong to the system; 8000 is the default.",
+        ) from error
+    return listener
+
+
+def _loopback(host: str) -> tuple[socket.AddressFamily, str]:
+    name = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        raise ConfigError(
+            f"--host {host}: this version serves this machine only (127.0.0.1, ::1, localhost), "
+            "because it has no accounts yet.",
+            advice="From another machine, use a tunnel: ssh -L 8000:127.0.0.1:8000 this-machine",
+        )
+    return socket.AF_INET6 if address.version == 6 else socket.AF_INET, str(address)

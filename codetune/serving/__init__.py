@@ -1,0 +1,1 @@
+"""Serving: one engine Protocol, and what stands in front of every engine."""

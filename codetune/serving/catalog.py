@@ -1,0 +1,138 @@
+"""Which models can be asked for by which name."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from codetune.errors import RegistryError, UnservableModelError, nearest
+from codetune.models.load import EMBEDDED, BaseModel, resolve_base
+from codetune.records import ModelCard
+from codetune.registry.cards import Registry
+from codetune.serving.engine import Servable
+
+_FRESH = 2.0  # seconds for which what was read from the registry is believed
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A name that /v1/models shows; `root` is the version behind a short name."""
+
+    id: str
+    root: str
+    kind: str
+    parent: str | None
+    created: int  # seconds since 1970
+
+
+class Catalog:
+    """The registry's models and the base, read again when they may have changed."""
+
+    def __init__(self, registry: Registry, base: str) -> None:
+        self._registry = registry
+        self._base_name = base
+        self._lock = threading.Lock()
+        self._read_at = 0.0
+        self._cards: list[ModelCard] = []
+        self._bases: dict[str, BaseModel] = {}
+
+    def listed(self) -> list[Listed]:
+        """The base, then each name (its newest promoted version) and each version."""
+        cards = self._fresh_cards()
+        tuned = [card for card in cards if card.kind != "base"]
+        names = {label_of(self._base_name): self._base_name} | {
+            label_of(card.base): card.base for card in cards if card.kind == "base"
+        }
+        created = {card.base: _seconds(card.created) for card in cards if card.kind == "base"}
+        entries = [
+            Listed(label, label, "base", None, created.get(name, 0))
+            for label, name in names.items()
+        ]
+        for name in sorted({card.name for card in tuned}):
+            versions = [card for card in tuned if card.name == name]
+            chosen = _newest(versions)
+            for card_id, card in [(name, chosen), *((card.id, card) for card in versions)]:
+                seconds = _seconds(card.created)
+                entries.append(Listed(card_id, card.id, card.kind, label_of(card.base), seconds))
+        return entries
+
+    def resolve(self, name: str | None) -> Servable:
+        """The model called `name`, or the default one for None.
+
+        Raises:
+            RegistryError: there is no such model.
+            UnservableModelError: its base is another one than it was tuned on.
+            ModelError: its base cannot be used.
+        """
+        cards = self._fresh_cards()
+        tuned = [card for card in cards if card.kind != "base"]
+        if name is None:
+            promoted = [card for card in tuned if card.promoted]
+            if not promoted:
+                return self._serve_base(self._base_name)
+            return self._serve(max(promoted, key=lambda card: card.created))
+        for base in (self._base_name, *(card.base for card in cards if card.kind == "base")):
+            if name in (base, label_of(base)):
+                return self._serve_base(base)
+        found = [card for card in tuned if name in (card.id, card.name)]
+        if not found:
+            known = {entry.id for entry in self.listed()}
+            raise RegistryError(f"There is no model '{name}'.", advice=nearest(name, known))
+        return self._serve(_newest(found))
+
+    def _serve(self, card: ModelCard) -> Servable:
+        base = self._base(card.base)
+        if base.digest != card.base_digest:
+            raise UnservableModelError(
+                f"'{card.id}' was tuned on another '{label_of(card.base)}' than the one here.",
+                advice="Tune it again on this base.",
+            )
+        return Servable(
+            id=card.id,
+            kind="adapter" if card.kind == "adapter" else "full",
+            folder=self._registry.folder(card) / "model",
+            base=base,
+            created=_seconds(card.created),
+            repository=next(iter(card.commits)) if len(card.commits) == 1 else None,
+        )
+
+    def _serve_base(self, name: str) -> Servable:
+        base = self._base(name)
+        return Servable(id=label_of(name), kind="base", folder=base.path, base=base)
+
+    def _base(self, name: str) -> BaseModel:
+        """Resolved once: the digest reads the whole weights."""
+        with self._lock:
+            if name not in self._bases:
+                self._bases[name] = resolve_base(name)
+            return self._bases[name]
+
+    def is_fresh(self) -> bool:
+        """Whether the next look costs no reading of files."""
+        return bool(self._read_at) and time.monotonic() - self._read_at <= _FRESH
+
+    def _fresh_cards(self) -> list[ModelCard]:
+        with self._lock:
+            if not self.is_fresh():
+                self._cards = self._registry.list()
+                self._read_at = time.monotonic()
+            return self._cards
+
+
+def label_of(base: str) -> str:
+    """A base's name for clients: a folder's path stays on this machine."""
+    if base in EMBEDDED or not Path(base).expanduser().is_dir():
+        return base
+    return Path(base).expanduser().resolve().name
+
+
+def _newest(versions: list[ModelCard]) -> ModelCard:
+    """The newest promoted version, else the newest."""
+    return max(versions, key=lambda card: (card.promoted, card.version))
+
+
+def _seconds(created: str) -> int:
+    return int(datetime.fromisoformat(created).timestamp())

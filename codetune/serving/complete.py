@@ -1,0 +1,220 @@
+"""The verb of serving: a query becomes prompts that fit, and the answers to them.
+
+What stands here is the same for every dialect and every engine: names, the one renderer,
+windows, limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from codetune.errors import BadRequestError, ModelError, OverloadedError, UnservableModelError
+from codetune.models.load import read_json
+from codetune.models.prompts import Renderer, fit_fim, transcode
+from codetune.serving.catalog import Catalog
+from codetune.serving.config import ServingOptions
+from codetune.serving.engine import Engine, Generation, Job, Sampling, Servable
+from codetune.serving.query import Chat, Fim, Prompt, Query, Text
+
+_QUICK = 20_000  # characters that are tokenised without leaving the event loop
+_WINDOW_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers under way, prompt by prompt, `n` for each."""
+
+    model: str
+    prompts: list[list[int]]
+    texts: list[str]  # the prompts as text, for `echo`
+    generations: list[Generation]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts))
+
+    def cancel(self) -> None:
+        for generation in self.generations:
+            generation.cancel()
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How to speak to one model: its renderer and its window in tokens."""
+
+    renderer: Renderer
+    window: int
+
+
+class Completer:
+    """Answers queries with one engine and the models of one catalog."""
+
+    def __init__(self, engine: Engine, catalog: Catalog, options: ServingOptions) -> None:
+        self.engine, self.catalog, self.options = engine, catalog, options
+        self._voices: dict[tuple[Path, Path], Voice] = {}
+        self._warm: set[str | None] = set()  # names whose base and tokenizer have been read
+        self._lock = threading.Lock()
+
+    async def start(self, query: Query) -> Answers:
+        """Render the prompts and queue their answers.
+
+        Raises:
+            BadRequestError, RegistryError, OverloadedError, ModelError, UnservableModelError
+        """
+        query.check()
+        size = sum(_size(prompt) for prompt in query.prompts)
+        if size < _QUICK and query.model in self._warm and self.catalog.is_fresh():
+            model, prepared = self._prepare(query)
+        else:
+            model, prepared = await asyncio.to_thread(self._prepare, query)
+            self._warm.add(query.model)
+        voice = self._voices[_key(model)]
+        generations: list[Generation] = []
+        try:
+            for ids, sampling in prepared:
+                for choice in range(query.n):
+                    # The answers to one prompt differ, and are the same ones each time.
+                    seed = None if query.seed is None else query.seed + choice
+                    job = Job(
+                        model=model,
+                        prompt=ids,
+                        sampling=replace(sampling, seed=seed),
+                        decode=voice.renderer.decode,
+                        stream=query.stream,
+                        deadline=self.options.deadline,
+                    )
+                    generations.append(self.engine.submit(job))
+        except OverloadedError:
+            for generation in generations:
+                generation.cancel()
+            raise
+        prompts = [ids for ids, _ in prepared]
+        texts = [
+            prompt.text
+            if isinstance(prompt, Text) and isinstance(prompt.text, str)
+            else voice.renderer.decode(ids)
+            for prompt, ids in zip(query.prompts, prompts, strict=True)
+        ]
+        return Answers(model.id, prompts, texts, generations)
+
+    def load(self, name: str | None) -> Servable:
+        """Load a model before it is asked for; blocks."""
+        model = self.catalog.resolve(name)
+        self._voice(model)
+        self.engine.load(model)
+        return model
+
+    def _prepare(self, query: Query) -> tuple[Servable, list[tuple[list[int], Sampling]]]:
+        model = self.catalog.resolve(query.model)
+        voice = self._voice(model)
+        try:
+            return model, [self._render(prompt, query, voice, model) for prompt in query.prompts]
+        except ModelError as error:
+            # The renderer refuses what was asked: no FIM tokens, roles its template rejects.
+            raise BadRequestError(error.message, param="prompt", advice=error.advice) from error
+
+    def _render(
+        self, prompt: Prompt, query: Query, voice: Voice, model: Servable
+    ) -> tuple[list[int], Sampling]:
+        """The prompt's ids and the rules for its answer, within the model's window."""
+        renderer = voice.renderer
+        if renderer.fim and isinstance(prompt, Text):
+            prompt = _understood(prompt)
+        most = min(query.max_tokens or self.options.max_new_tokens, self.options.max_new_tokens)
+        stops = renderer.chat_stops if isinstance(prompt, Chat) else renderer.fim_stops
+        if isinstance(prompt, Fim):
+            most = max(1, min(most, voice.window // 2))
+            ids = self._fim(prompt, most, voice, model)
+        else:
+            ids = self._ids(prompt, renderer)
+            room = voice.window - len(ids)
+            if room < 1:
+                raise BadRequestError(
+                    f"The prompt has {len(ids)} tokens; this model's window is {voice.window} "
+                    "tokens, the answer included.",
+                    param="messages" if isinstance(prompt, Chat) else "prompt",
+                    advice="Send a shorter prompt.",
+                )
+            most = min(most, room)
+        sampling = Sampling(
+            max_tokens=most,
+            temperature=query.temperature,
+            top_p=query.top_p,
+            stops=tuple(query.stops),
+            stop_ids=frozenset(stops),
+            logprobs=query.logprobs,
+        )
+        return ids, sampling
+
+    def _ids(self, prompt: Text | Chat, renderer: Renderer) -> list[int]:
+        if isinstance(prompt, Chat):
+            return renderer.chat(prompt.messages)
+        if isinstance(prompt.text, str):
+            ids = renderer.start(None, None) + renderer.plain(prompt.text)
+            return ids or [renderer.eos_id]  # a model goes on from something
+        ids = list(prompt.text)
+        if not ids or not all(0 <= i < renderer.vocab_size for i in ids):
+            raise BadRequestError(
+                f"Token ids have to be 0 to {renderer.vocab_size - 1}, at least one.",
+                param="prompt",
+            )
+        return ids
+
+    def _fim(self, prompt: Fim, most: int, voice: Voice, model: Servable) -> list[int]:
+        repo = prompt.repo or model.repository
+        names = (repo, prompt.path) if repo and prompt.path else (None, None)
+        fitted = fit_fim(
+            voice.renderer,
+            prompt.prefix,
+            prompt.suffix,
+            voice.window,
+            most,
+            repo=names[0],
+            path=names[1],
+        )
+        return voice.renderer.fim_prompt(*fitted, repo=names[0], path=names[1])
+
+    def _voice(self, model: Servable) -> Voice:
+        with self._lock:
+            if (voice := self._voices.get(_key(model))) is None:
+                weights = model.base.path if model.kind == "adapter" else model.folder
+                try:
+                    renderer = Renderer.from_folder(model.tokenizer_folder)
+                    voice = Voice(renderer, _window(read_json(weights / "config.json")))
+                except ModelError as error:
+                    message = error.message.replace(f"{model.tokenizer_folder}/", "")
+                    raise UnservableModelError(
+                        f"'{model.id}' cannot be served: {message}"
+                    ) from error
+                self._voices[_key(model)] = voice
+            return voice
+
+
+def _key(model: Servable) -> tuple[Path, Path]:
+    return model.tokenizer_folder, model.folder if model.kind == "full" else model.base.path
+
+
+def _understood(prompt: Text) -> Text | Fim:
+    """Editors render FIM themselves, in the markup that they guess from the model's name."""
+    foreign = transcode(prompt.text) if isinstance(prompt.text, str) else None
+    if foreign is None:
+        return prompt
+    return Fim(foreign.prefix, foreign.suffix, foreign.path, foreign.repo)
+
+
+def _window(config: dict[str, object]) -> int:
+    for key in _WINDOW_KEYS:
+        if isinstance(value := config.get(key), int) and value > 0:
+            return value
+    raise ModelError("config.json does not say how long the model's window is.")
+
+
+def _size(prompt: Prompt) -> int:
+    if isinstance(prompt, Fim):
+        return len(prompt.prefix) + len(prompt.suffix)
+    if isinstance(prompt, Chat):
+        return sum(len(str(message.get("content", ""))) for message in prompt.messages)
+    return len(prompt.text)

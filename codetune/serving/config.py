@@ -1,0 +1,34 @@
+"""The options of serving."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from codetune.options import Options, option
+
+
+class ServingOptions(Options):
+    """How models are served."""
+
+    base: str = option("nano", description="The base model that is listed beside the tuned ones.")
+    max_running: int = option(
+        16, ge=1, le=1024, description="Answers that one set of weights writes at the same time."
+    )
+    max_waiting: int = option(
+        64, ge=1, le=65536, description="Requests that wait; one more is answered with 429."
+    )
+    max_new_tokens: int = option(
+        4096, ge=1, description="The most tokens that one answer may have."
+    )
+    deadline: float = option(120.0, gt=0, description="Seconds that one answer may take.")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto",
+        description="Precision of the weights. auto: float32 for models of up to 250 million "
+        "parameters on a CPU (exact, and as fast), else bfloat16.",
+    )
+    weights_gb: float = option(
+        8.0, gt=0, description="Memory for weights; the least recently used models leave first."
+    )
+    cache_gb: float = option(
+        2.0, gt=0, description="Memory for the keys and values of running answers, per model."
+    )

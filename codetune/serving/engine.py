@@ -1,0 +1,118 @@
+"""What every engine is: it takes token ids and sampling rules, and gives back text as it grows.
+
+Prompts, names, limits and dialects stand in front of it and are the same for every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from codetune.models.load import BaseModel
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A model that can be asked for: the base itself, an adapter on it, or weights of its own."""
+
+    id: str  # as in /v1/models
+    kind: Literal["base", "adapter", "full"]
+    folder: Path  # the weights of this kind
+    base: BaseModel
+    created: int = 0  # seconds since 1970
+    repository: str | None = None  # that it was tuned on, as in its training headers
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """A model tuned in full brings its own copy of the tokenizer; adapters use the base's."""
+        own = self.kind == "full" and (self.folder / "tokenizer.json").is_file()
+        return self.folder if own else self.base.path
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen and when it ends. Temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stops: tuple[str, ...] = ()  # texts; not part of the answer
+    stop_ids: frozenset[int] = frozenset()  # tokens; not part of the answer
+    logprobs: int | None = None  # how many alternatives to report per token
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer to one prompt."""
+
+    model: Servable
+    prompt: Sequence[int]
+    sampling: Sampling
+    decode: Callable[[Sequence[int]], str]
+    stream: bool = True  # False: one piece at the end is enough
+    deadline: float = 120.0  # seconds from submission
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A generated token's natural log-probability, and the likeliest alternatives."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How an answer ended; `tokens` were generated, the one that ended it included."""
+
+    reason: FinishReason
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text, whole characters only; the last piece carries `finish`."""
+
+    text: str = ""
+    finish: Finish | None = None
+    scores: tuple[TokenScore, ...] = field(default=())
+
+
+class Generation(Protocol):
+    """An answer under way."""
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        """The pieces; raises a ServingError or ModelError where it breaks off."""
+
+    def cancel(self) -> None:
+        """Nobody listens any more: the slot is free before the next step."""
+
+
+class Engine(Protocol):
+    """Runs jobs of any number of models at once."""
+
+    def submit(self, job: Job) -> Generation:
+        """Queue a job from a running event loop.
+
+        Raises:
+            OverloadedError: too many are waiting.
+        """
+
+    def load(self, model: Servable) -> None:
+        """Load a model before it is asked for; blocks.
+
+        Raises:
+            ModelError, UnservableModelError: it cannot be loaded.
+        """
+
+    def busy(self) -> dict[str, int]:
+        """How many answers are `running` and `waiting`."""
+
+    def close(self) -> None:
+        """Break off what runs and free everything; returns within about a second."""

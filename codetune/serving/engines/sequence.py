@@ -1,0 +1,128 @@
+"""One answer under way: its tokens, its text, and the listener in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from codetune.serving.engine import Finish, FinishReason, Job, Piece, TokenScore
+from codetune.serving.engines.sampling import Chosen, Sampler
+from codetune.serving.text import StopScanner, TextStream
+
+if TYPE_CHECKING:
+    from codetune.serving.engines.runner import Runner
+
+
+class Sequence:
+    """What the scheduler knows of one answer; also the `Generation` that its listener holds."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.loop = asyncio.get_running_loop()
+        self.ids = list(job.prompt)
+        self.sampler = Sampler(job.sampling)
+        self.cancelled = False
+        self.ends_at = time.monotonic() + job.deadline
+        self.runner: Runner | None = None
+        self.row = -1
+        self.cached = 0  # tokens whose keys and values are stored
+        self.outbox: list[Piece | BaseException] = []
+        self._queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        self._text = TextStream(job.decode)
+        self._stops = StopScanner(job.sampling.stops)
+        # Nobody sees the text before its end and nothing in it ends it: decode it once, then.
+        self._late = not job.stream and not job.sampling.stops
+        self._parts: list[str] = []
+        self._scores: list[TokenScore] = []
+
+    @property
+    def generated(self) -> int:
+        return len(self.ids) - len(self.job.prompt)
+
+    @property
+    def adapter(self) -> str | None:
+        """The key of the adapter that its rows use; None for plain weights."""
+        return str(self.job.model.folder) if self.job.model.kind == "adapter" else None
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether the whole prompt has been read."""
+        return self.cached >= len(self.job.prompt)
+
+    @property
+    def most(self) -> int:
+        """The most tokens that prompt and answer can have."""
+        return len(self.job.prompt) + self.job.sampling.max_tokens
+
+    # In the scheduler's thread.
+
+    def accept(self, chosen: Chosen) -> bool:
+        """Take the next token; True when the answer is complete."""
+        self.ids.append(chosen.token)
+        if chosen.token in self.job.sampling.stop_ids:
+            return self._finish("stop")
+        if chosen.logprob is not None:
+            self._scores.append(self._score(chosen))
+        if not self._late:
+            self._show(self._stops.push(self._text.push(chosen.token)))
+            if self._stops.stopped:
+                return self._finish("stop")
+        if self.generated >= self.job.sampling.max_tokens:
+            return self._finish("length")
+        if self.job.stream:
+            self._flush()
+        return False
+
+    def fail(self, error: BaseException) -> None:
+        """Break off: the listener gets `error`."""
+        self.outbox.append(error)
+
+    def _finish(self, reason: FinishReason) -> bool:
+        if self._late:
+            answer = self.ids[len(self.job.prompt) :]
+            self._show(self.job.decode(answer[:-1] if reason == "stop" else answer))
+        elif not self._stops.stopped:
+            self._show(self._stops.push(self._text.end()))
+            # The last half character may have completed a stop string.
+            if not self._stops.stopped:
+                self._show(self._stops.end())
+        self._flush(Finish(reason, self.generated))
+        return True
+
+    def _show(self, text: str) -> None:
+        if text:
+            self._parts.append(text)
+
+    def _flush(self, finish: Finish | None = None) -> None:
+        if self._parts or self._scores or finish:
+            piece = Piece("".join(self._parts), finish, tuple(self._scores))
+            self._parts, self._scores = [], []
+            self.outbox.append(piece)
+
+    def _score(self, chosen: Chosen) -> TokenScore:
+        decode = self.job.decode
+        top = tuple((decode([token]), value) for token, value in chosen.top)
+        return TokenScore(decode([chosen.token]), chosen.logprob or 0.0, top)
+
+    # In the event loop.
+
+    def receive(self, events: list[Piece | BaseException]) -> None:
+        for event in events:
+            self._queue.put_nowait(event)
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        try:
+            while True:
+                event = await self._queue.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if event.finish:
+                    return
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        self.cancelled = True

@@ -1,0 +1,80 @@
+"""From token ids to text that may be shown: whole characters, and nothing of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+_REPLACEMENT = "\ufffd"
+_LONGEST_CHARACTER = 8  # tokens; bytes that are still no character after so many never will be
+
+
+class TextStream:
+    """Decodes ids one by one; half a character is held back until its other half comes.
+
+    Each step decodes a short window twice, so that tokenizers whose text depends on the
+    neighbouring token (SentencePiece blanks) come out right, too.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []  # the window: what was shown last, then what was not yet
+        self._shown = 0  # of them
+        self._before = ""  # the text of the shown ones
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes."""
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        if text.endswith(_REPLACEMENT) and len(self._ids) - self._shown < _LONGEST_CHARACTER:
+            return ""
+        return self._show(text)
+
+    def end(self) -> str:
+        """What was held back and stays half a character."""
+        return self._show(self._decode(self._ids)) if len(self._ids) > self._shown else ""
+
+    def _show(self, text: str) -> str:
+        new = text[len(self._before) :]
+        self._ids = self._ids[self._shown :]
+        self._shown = len(self._ids)
+        self._before = self._decode(self._ids)
+        return new
+
+
+class StopScanner:
+    """Passes text on up to the first stop string; what may begin one waits."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._longest = max(map(len, self._stops), default=0)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """The text that is certain; after a stop string there is no more."""
+        if not self._stops or not text:
+            return text
+        text = self._held + text
+        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if places:
+            self.stopped, self._held = True, ""
+            return text[: min(places)]
+        cut = self._possible_start(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def end(self) -> str:
+        """What waited for a stop string that did not come."""
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_start(self, text: str) -> int:
+        """The first place from which the rest of `text` may be the beginning of a stop."""
+        first = len(text)
+        for stop in self._stops:
+            place = text.find(stop[0], max(0, len(text) - len(stop) + 1), first)
+            while place >= 0 and not stop.startswith(text[place:]):
+                place = text.find(stop[0], place + 1, first)
+            if place >= 0:
+                first = place
+        return first
