@@ -8,13 +8,14 @@ from codetune.models.prompts.chat import Message
 from codetune.models.prompts.families import FimTokens
 from codetune.models.prompts.fit import Fitted, fit_fim
 from codetune.models.prompts.foreign import ForeignFim, transcode
-from codetune.models.prompts.renderer import Renderer
+from codetune.models.prompts.renderer import Order, Renderer
 
 __all__ = [
     "FimTokens",
     "Fitted",
     "ForeignFim",
     "Message",
+    "Order",
     "Renderer",
     "fit_fim",
     "transcode",

@@ -1,0 +1,1 @@
+"""The dataset station: cleaned documents become training examples, tokens and held-out code."""

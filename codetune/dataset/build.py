@@ -1,0 +1,243 @@
+"""Build: cleaned documents become examples, tokens and held-out code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from codetune.artifacts import Artifact, run_stage
+from codetune.dataset.catalogue import batches, read_catalogue, read_documents
+from codetune.dataset.config import DatasetOptions
+from codetune.dataset.examples import COLUMNS, Rendered, Rendering
+from codetune.dataset.heldout import write_fim, write_text
+from codetune.dataset.leakage import Purged, measure, purge
+from codetune.dataset.recipe import Recipe, resolve
+from codetune.dataset.split import Split, split
+from codetune.dataset.workers import ordered_map, processes_for
+from codetune.errors import DatasetError
+from codetune.models.prompts import Renderer
+from codetune.models.tokens import TokenWriter
+from codetune.progress import Progress
+from codetune.records import Document, Repository
+
+VERSION = 1  # raised when the same inputs give other files
+_BATCH = 500_000  # characters that a process gets at a time
+
+
+def build(
+    cleaned: Artifact,
+    repository: Repository,
+    base: Path,
+    options: DatasetOptions,
+    folder: Path,
+    progress: Progress,
+    *,
+    processes: int | None = None,
+) -> Artifact:
+    """Split, draw examples, tokenise for the base whose tokenizer is in `base`.
+
+    The artifact holds `examples.parquet`, the token stores `tokens/` and `validation/`,
+    `heldout.parquet` and `heldout_fim.parquet`. The same inputs and seed give the same bytes,
+    whatever the number of processes (by default one a core, for more than a few megabytes).
+
+    Raises:
+        DatasetError: the options do not suit the base, or there is too little text.
+        ModelError: the tokenizer cannot be used.
+    """
+    renderer = Renderer.from_folder(base)
+    recipe = resolve(options, renderer, base, repository)
+    work = _Build(cleaned / "documents.parquet", base, renderer, options, recipe, progress)
+    work.processes = processes
+    inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
+    config = options.model_dump() | {"recipe": asdict(recipe), "version": VERSION}
+    config["recipe"]["mix"] = recipe.mix.model_dump()
+    return run_stage("dataset", folder, config, inputs, work.make)
+
+
+@dataclass
+class _Build:
+    documents: Path
+    base: Path
+    renderer: Renderer
+    options: DatasetOptions
+    recipe: Recipe
+    progress: Progress
+    processes: int | None = None
+
+    def make(self, folder: Path) -> dict[str, Any]:
+        """The stage: split, purge, write what is held out, write examples, measure."""
+        entries = read_catalogue(self.documents)
+        if not entries:
+            raise DatasetError("The corpus holds no documents.")
+        parts = split(self.documents, entries, self.options)
+        self.processes = self.processes or processes_for(parts.training_bytes)
+        purged = self._purge(parts)
+        text = write_text(folder / "heldout.parquet", purged.scored, self.options)
+        if not text["rows"]:
+            raise self._nothing_held_out(purged)
+        fim_files = purged.scored if self.renderer.fim is not None else []
+        fim = write_fim(folder / "heldout_fim.parquet", fim_files, self.options)
+        training, validation = self._write(folder, parts, purged)
+        with self.progress.task("Measuring leakage"):
+            leakage = measure(folder, self.base)
+        self._say(training, text, fim)
+        fim_leaks = fim.pop("leaked", 0)
+        return {
+            "examples": {s: training[f"examples {s}"] for s in ("ntp", "fim")},
+            "tokens": sum(training[f"tokens {s}"] for s in ("ntp", "fim")),
+            "tokens_by_stream": {s: training[f"tokens {s}"] for s in ("ntp", "fim")},
+            "documents": training["documents"],
+            "bytes": training["bytes"],
+            "window": self.recipe.window,
+            "fim_kinds": _named(training, "kind "),
+            "fim_orders": _named(training, "order "),
+            "heldout_files": text["files"],
+            "heldout_bytes": text["bytes"],
+            "heldout_rows": text["rows"],
+            "heldout_fim": sum(fim.values()),
+            "heldout_fim_kinds": dict(sorted(fim.items())),
+            "validation_tokens": validation["tokens ntp"] + validation["tokens fim"],
+            "validation_files": validation["documents"],
+            "leaked": leakage.leaked,
+            "leaked_removed": purged.near_duplicates + purged.runs_removed + fim_leaks,
+            "leakage": {
+                "near_duplicate_files_removed": purged.near_duplicates,
+                "runs_removed": purged.runs_removed,
+                "prompts_removed": fim_leaks,
+                "windows_looked_for": leakage.windows,
+                "documents_read": leakage.documents,
+            },
+            "split": parts.notes
+            | {s: text.get(f"{s} bytes", 0) for s in ("time", "file")}
+            | {"cutoff": self.recipe.commit or ""},
+            "languages": _named(training, "language "),
+        }
+
+    def _purge(self, parts: Split) -> Purged:
+        label = "Looking for held-out text in training text"
+        with self.progress.task(label, total=parts.training_bytes, unit="B") as task:
+
+            def stream() -> Iterable[list[Document]]:
+                for batch in batches(read_documents(self.documents, parts.training), _BATCH):
+                    yield batch
+                    task.advance(sum(len(document.text) for document in batch))
+
+            assert self.processes is not None
+            return purge(parts.candidates, iter(stream()), self.options.similarity, self.processes)
+
+    def _write(
+        self, folder: Path, parts: Split, purged: Purged
+    ) -> tuple[Counter[str], Counter[str]]:
+        """The training examples with their tokens, and the validation tokens."""
+        vocabulary = self.renderer.vocab_size
+        with (
+            _ExamplesFile(folder / "examples.parquet") as table,
+            TokenWriter(folder / "tokens", vocabulary) as tokens,
+            self.progress.task("Building", total=parts.training_bytes, unit="B") as task,
+        ):
+            output = _Output(tokens, table)
+            training = batches(read_documents(self.documents, parts.training), _BATCH)
+            for source in (training, iter([purged.returned] if purged.returned else [])):
+                assert self.processes is not None
+                arguments = (self.base, self.recipe)
+                for rendered in ordered_map(Rendering, arguments, source, self.processes):
+                    output.add(rendered)
+                    task.advance(rendered.counts["bytes"])
+        with TokenWriter(folder / "validation", vocabulary) as tokens:
+            held = _Output(tokens, None)
+            held.add(Rendering(self.base, self.recipe)(purged.validation))
+        return output.counts, held.counts
+
+    def _nothing_held_out(self, purged: Purged) -> DatasetError:
+        return DatasetError(
+            "Nothing could be held out: every candidate has a copy in the training text "
+            f"({purged.near_duplicates} near-duplicate files, {purged.runs_removed} copied runs "
+            "of lines).",
+            advice="Name a larger repository, or raise dataset.holdout_share.",
+        )
+
+    def _say(self, training: Counter[str], text: Mapping[str, int], fim: Mapping[str, int]) -> None:
+        self.progress.say(
+            f"{training['examples ntp']} next-token and {training['examples fim']} "
+            f"fill-in-the-middle examples; held out: {text['bytes']} bytes of "
+            f"{text['files']} files."
+        )
+        if self.renderer.fim is None:
+            self.progress.say(
+                "The base has no fill-in-the-middle tokens: only next-token prediction is trained."
+            )
+
+
+class _ExamplesFile:
+    """examples.parquet, written in row groups of about 8 MB of text."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
+        kinds |= {"bool": pa.bool_()}
+        self._schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+        self._batches: list[Any] = []
+        self._size = 0
+
+    def __enter__(self) -> _ExamplesFile:
+        return self
+
+    def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        import pyarrow as pa
+
+        batch = pa.RecordBatch.from_pydict(dict(columns), schema=self._schema)
+        self._batches.append(batch)
+        self._size += batch.nbytes
+        if self._size >= 8_000_000:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._batches:
+            table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+            self._writer.write_table(table, row_group_size=len(table) or 1)
+        self._batches, self._size = [], 0
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+
+class _Output:
+    """Where rendered batches go, in order."""
+
+    def __init__(self, tokens: TokenWriter, table: _ExamplesFile | None) -> None:
+        self._tokens, self._table = tokens, table
+        self.counts: Counter[str] = Counter()
+
+    def add(self, rendered: Rendered) -> None:
+        first = self.counts["documents"]
+        streams, weights = rendered.columns["stream"], rendered.columns["weight"]
+        for number, ids in enumerate(rendered.tokens):
+            self._tokens.append(
+                ids,
+                stream=streams[number],
+                document=first + rendered.documents[number],
+                loss_from=rendered.loss_from[number],
+                weight=weights[number],
+            )
+        if self._table is not None:
+            self._table.add(rendered.columns)
+        self.counts += rendered.counts
+
+
+def _named(counts: Counter[str], prefix: str) -> dict[str, int]:
+    """The counts whose name starts with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): count
+        for name, count in sorted(counts.items())
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,69 @@
+"""Long files are cut where a definition starts; every character lands in exactly one piece."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codetune.dataset.encoded import Encoded, Places
+from codetune.syntax.parse import top_level_spans
+
+_SHORTEST = 0.5  # of the room: what a piece that ends at a good border fills at least
+_CHARACTERS_PER_TOKEN = 3
+
+
+def chunk_borders(encoded: Encoded, language: str, room: int) -> list[int]:
+    """Token numbers at which pieces of at most `room` tokens start, and the end of the last one.
+
+    Borders are, in order of preference, the starts of top-level definitions, of paragraphs, of
+    lines, and of characters.
+    """
+    total = len(encoded)
+    if total <= room:
+        return [0, total]
+    spans = top_level_spans(encoded.text, language, largest=room * _CHARACTERS_PER_TOKEN)
+    definitions = _tokens_at(encoded, _line_starts(encoded, [span.start for span in spans]))
+    lines = _tokens_at(encoded, encoded.lines)
+    paragraphs = _tokens_at(encoded, _after_blank_lines(encoded))
+    borders = [0]
+    while total - borders[-1] > room:
+        start = borders[-1]
+        pieces = -(-(total - start) // room)
+        wanted = start + -(-(total - start) // pieces)  # equal pieces rather than a tiny last one
+        least, most = start + int(room * _SHORTEST), start + room
+        border = _nearest(definitions, wanted, least, most)
+        border = border or _nearest(paragraphs, wanted, least, most)
+        border = border or _nearest(lines, wanted, least, most)
+        borders.append(border or _character_border(encoded, most))
+    return [*borders, total]
+
+
+def _nearest(tokens: Places, wanted: int, least: int, most: int) -> int:
+    """The candidate in least..most that is nearest to `wanted`; 0 for none."""
+    low, high = np.searchsorted(tokens, least), np.searchsorted(tokens, most, side="right")
+    inside = tokens[low:high]
+    return int(inside[np.abs(inside - wanted).argmin()]) if len(inside) else 0
+
+
+def _character_border(encoded: Encoded, token: int) -> int:
+    while not encoded.is_border(token):
+        token -= 1
+    return token
+
+
+def _tokens_at(encoded: Encoded, characters: Places) -> Places:
+    """The tokens that start exactly at these characters."""
+    tokens = np.searchsorted(encoded.starts, characters)
+    tokens, characters = tokens[tokens < len(encoded)], characters[tokens < len(encoded)]
+    exact: Places = tokens[encoded.starts[tokens] == characters]
+    return exact
+
+
+def _line_starts(encoded: Encoded, characters: list[int]) -> Places:
+    """The starts of the lines on which these characters stand: indentation belongs to the code."""
+    at = np.searchsorted(encoded.lines, np.array(characters, np.int64), side="right") - 1
+    return np.unique(encoded.lines[at])
+
+
+def _after_blank_lines(encoded: Encoded) -> Places:
+    text, lines = encoded.text, encoded.lines
+    return np.array([p for p in lines.tolist() if p >= 2 and text[p - 2] == "\n"], np.int64)

@@ -1,0 +1,247 @@
+"""Documents become examples and their tokens: the part of the work that runs in processes.
+
+Every file's whole text stands in next-token examples exactly once. Beside that, fill-in-the-middle
+examples are drawn from the same file until they hold their share of the tokens: the same code in
+another order, with another task and other borders, teaches more than a second identical pass
+would (one epoch shows each file about 1 / (1 - fim_rate) times). A file's own draw decides, by
+chance, whether the last fraction of an example is made, so that shares are right on average and
+no file depends on another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from codetune.dataset.catalogue import seeded
+from codetune.dataset.chunks import chunk_borders
+from codetune.dataset.encoded import Encoded, Encoder, Ids
+from codetune.dataset.recipe import Recipe
+from codetune.dataset.spans import SpanChooser
+from codetune.models.prompts import Order, Renderer
+from codetune.records import Document
+from codetune.syntax.parse import Span, fim_spans
+
+COLUMNS = {
+    "id": "string",
+    "stream": "string",
+    "text": "string",
+    "prefix": "string",
+    "middle": "string",
+    "suffix": "string",
+    "repo": "string",
+    "commit": "string",
+    "path": "string",
+    "start": "int64",  # the span in characters of the document
+    "end": "int64",
+    "licence": "string",
+    "weight": "double",
+    "language": "string",
+    "kind": "string",
+    "ends_file": "bool",
+    "order": "string",  # fim: "psm" or "spm"
+    "header": "bool",
+    "tokens": "int64",
+}
+_SLACK = 12  # tokens that cutting a text into three may add
+_FEWEST = 24  # tokens of a file from which a FIM example is drawn
+
+
+@dataclass
+class Rendered:
+    """Examples of some documents, in order: table columns, tokens end to end, index columns."""
+
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    tokens: list[Ids] = field(default_factory=list)
+    loss_from: list[int] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)  # number within the batch
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Rendering:
+    """Makes the examples of a batch of documents; every process has one."""
+
+    def __init__(self, base: Path, recipe: Recipe) -> None:
+        self.renderer = Renderer.from_folder(base)
+        self.encoder = Encoder(self.renderer)
+        self.recipe = recipe
+
+    def __call__(self, documents: list[Document]) -> Rendered:
+        rendered = Rendered()
+        for number, document in enumerate(documents):
+            maker = _FileExamples(self, document, number, rendered)
+            if self.recipe.fim_rate < 1:
+                maker.next_token()
+            if self.recipe.fim_rate > 0:
+                maker.fill_in_the_middle()
+            rendered.counts["documents"] += 1
+            rendered.counts["bytes"] += len(document.text.encode())
+        return rendered
+
+
+class _FileExamples:
+    """The examples of one file, appended to `out`."""
+
+    def __init__(self, by: Rendering, document: Document, number: int, out: Rendered) -> None:
+        self.recipe, self.renderer, self.out = by.recipe, by.renderer, out
+        self.document, self.number = document, number
+        self.encoded: Encoded = by.encoder.encode(document.text)
+        self.random: Random = seeded(by.recipe.seed, "examples", document.id)
+        self.made = 0
+        self.bare = np.array(self.renderer.start(None, None), np.uint32)
+        named = np.array(self.renderer.start(document.repo, document.path), np.uint32)
+        # A path may not crowd out the code (as evaluation's cut, a quarter of the window).
+        self.named = named if len(named) <= by.recipe.window // 4 else self.bare
+
+    def start(self) -> tuple[Ids, bool]:
+        """What an example begins with, and whether that is the file's name."""
+        named = self.random.random() < self.recipe.header_rate and len(self.named) > len(self.bare)
+        return (self.named if named else self.bare), named
+
+    def next_token(self) -> None:
+        """The file's text in pieces that fit the window, cut at definitions."""
+        encoded, text = self.encoded, self.document.text
+        room = self.recipe.window - len(self.named) - 1  # the end-of-text token
+        borders = chunk_borders(encoded, self.document.language, room)
+        for first, last in pairwise(borders):
+            head, named = self.start()
+            ends = last == borders[-1]
+            tail = [self.renderer.eos_id] if ends else []
+            ids = np.concatenate([head, encoded.ids[first:last], np.array(tail, np.uint32)])
+            place = encoded.place_of(first), encoded.place_of(last)
+            more = {"text": text[slice(*place)], "ends_file": ends, "header": named}
+            self._add(ids, len(head), "ntp", place, **more)
+
+    def fill_in_the_middle(self) -> None:
+        """Draw examples until they hold the wanted share of tokens."""
+        rate, total = self.recipe.fim_rate, len(self.encoded)
+        if total < _FEWEST:
+            return
+        wanted = total * (rate / (1 - rate) if rate < 1 else 1.0)
+        syntax = fim_spans(
+            self.document.text,
+            self.document.language,
+            minimum=self.recipe.minimum_span,
+            maximum=self.recipe.maximum_span,
+        )
+        chooser = SpanChooser(
+            self.document.text, syntax, self.encoded.lines, self.recipe.mix,
+            self.recipe.maximum_span,
+        )  # fmt: skip
+        misses = 0
+        while wanted > 0 and misses < 20:
+            head, named = self.start()
+            span = chooser.draw(self.random)
+            region = self._region(span, head) if span else None
+            if span is None or region is None:
+                misses += 1
+                continue
+            size = self.encoded.token_from(region[1]) - self.encoded.token_from(region[0])
+            if wanted < size and self.random.random() >= wanted / size:
+                break
+            wanted -= max(size, 1)
+            misses += not self._fim(span, region, head, named)
+
+    def _region(self, span: Span, head: Ids) -> tuple[int, int] | None:
+        """The characters around `span` that become prefix and suffix: of widely varying lengths.
+
+        Half of the examples use the whole room, the others some part of it; how it is shared
+        between both sides is drawn, too, and now and then one of them is empty.
+        """
+        encoded, random = self.encoded, self.random
+        room = self.recipe.window - len(head) - self.renderer.fim_overhead - _SLACK
+        first, last = encoded.token_from(span.start), encoded.token_from(span.end)
+        room -= last - first + 1
+        if room < max(16, (last - first) // 2):
+            return None
+        if random.random() < 0.5:
+            room = max(16, round(room * random.uniform(0.1, 1)))
+        share = random.betavariate(2, 1) if random.random() < 0.85 else random.choice((0.0, 1.0))
+        before, after = first, len(encoded) - last
+        left = min(before, round(room * share))
+        right = min(after, room - left)
+        if share < 1:  # what one side does not need is the other's
+            left = min(before, room - right)
+        begin, end = max(first - left, 0), min(last + right, len(encoded))
+        return (
+            0 if begin == 0 else self._line_after(encoded.place_of(begin), span.start),
+            len(encoded.text) if end == len(encoded)
+            else self._line_before(span.end, encoded.place_of(end)),
+        )  # fmt: skip
+
+    def _line_after(self, place: int, limit: int) -> int:
+        """The next line's start, if it costs at most a quarter of the prefix: as `fit_fim` cuts."""
+        found = self.document.text.find("\n", place, place + max(limit - place, 0) // 4) + 1
+        return min(found or place, limit)
+
+    def _line_before(self, limit: int, place: int) -> int:
+        found = self.document.text.rfind("\n", place - max(place - limit, 0) // 4, place) + 1
+        return max(found or place, limit)
+
+    def _fim(self, span: Span, region: tuple[int, int], head: Ids, named: bool) -> bool:
+        """Add an example; False if it does not fit after all."""
+        text = self.document.text
+        order: Order = "spm" if self.random.random() < self.recipe.spm_rate else "psm"
+        prefix = text[region[0] : span.start]
+        middle, suffix = text[span.start : span.end], text[span.end : region[1]]
+        if len(middle.encode()) > self.recipe.maximum_span:
+            return False
+        fim, encoded = self.renderer.fim, self.encoded
+        assert fim is not None
+        if fim.family.leading_space and prefix:
+            before = np.array(self.renderer.plain(" " + prefix), np.uint32)
+        else:
+            before = encoded.ids_of(region[0], span.start)
+        after = encoded.ids_of(span.end, region[1])
+        prompt = self.renderer.fim_ids(
+            before.tolist(), after.tolist(), start=head.tolist(), order=order
+        )
+        answer = [*self.renderer.plain(middle), fim.end]
+        if len(prompt) + len(answer) > self.recipe.window:
+            return False
+        loss_from = len(prompt) if self.recipe.middle_only else len(head) + 1
+        ids = np.array([*prompt, *answer], np.uint32)
+        parts = {"prefix": prefix, "middle": middle, "suffix": suffix}
+        more = {"kind": span.kind, "order": order, "header": named}
+        self._add(ids, loss_from, "fim", region, **parts, **more)
+        return True
+
+    def _add(
+        self, ids: Ids, loss_from: int, stream: str, place: tuple[int, int], **more: Any
+    ) -> None:
+        document, out = self.document, self.out
+        name = f"{document.id}\n{stream}\n{place}\n{self.made}"
+        row = {
+            "id": hashlib.sha256(name.encode()).hexdigest()[:32],
+            "stream": stream,
+            "repo": document.repo,
+            "commit": self.recipe.commit,
+            "path": document.path,
+            "start": place[0],
+            "end": place[1],
+            "licence": document.licence,
+            "weight": 1.0,
+            "language": document.language,
+            "kind": "",
+            "ends_file": False,
+            "tokens": len(ids),
+        } | more
+        for column, values in out.columns.items():
+            values.append(row.get(column))
+        self.made += 1
+        out.tokens.append(ids)
+        out.loss_from.append(loss_from)
+        out.documents.append(self.number)
+        out.counts[f"examples {stream}"] += 1
+        out.counts[f"tokens {stream}"] += len(ids)
+        out.counts[f"language {document.language}"] += len(ids)
+        if stream == "fim":
+            out.counts[f"kind {row['kind']}"] += 1
+            out.counts[f"order {row['order']}"] += 1

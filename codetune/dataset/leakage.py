@@ -1,0 +1,186 @@
+"""Leakage: removing what training has seen while splitting, and measuring what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
+from codetune.dataset.split import Candidate
+from codetune.dataset.windows import Windows, WindowSet, windows_of
+from codetune.dataset.workers import ordered_map
+from codetune.models.prompts import Renderer
+from codetune.models.tokens import TokenStore
+from codetune.records import Document
+from codetune.similarity import NearDuplicates, fingerprint
+from codetune.tables import read_rows
+
+_AROUND = 1500  # characters on both sides of a middle that hold all windows over it
+
+
+class Marking:
+    """Finds what training documents share with held-out ones; every process has one."""
+
+    def __init__(self, similar: NearDuplicates, windows: WindowSet) -> None:
+        self._similar, self._windows = similar, windows
+
+    def __call__(self, documents: list[Document]) -> tuple[set[str], Any]:
+        """Keys of near-duplicate candidates, and numbers of windows found."""
+        keys: set[str] = set()
+        numbers = [np.empty(0, np.int64)]
+        for document in documents:
+            keys |= {key for key, _ in self._similar.find_all(fingerprint(document.text))}
+            numbers.append(self._windows.find(document.text))
+        return keys, np.unique(np.concatenate(numbers))
+
+
+@dataclass
+class Purged:
+    """What stays held out: `scored` for the test, `validation`; `returned` goes to training."""
+
+    scored: list[Scored] = field(default_factory=list)
+    validation: list[Document] = field(default_factory=list)
+    returned: list[Document] = field(default_factory=list)
+    near_duplicates: int = 0
+    runs_removed: int = 0
+
+
+def purge(
+    candidates: Sequence[Candidate],
+    training: Iterator[list[Document]],
+    threshold: float,
+    processes: int,
+) -> Purged:
+    """Drop held-out files with a near-duplicate in training, and held-out lines that stand there.
+
+    A dropped file of the past goes back to training, which then is looked through again with
+    it. The validation files count as seen, too: they choose the checkpoint.
+    """
+    windows = [candidate_windows(candidate) for candidate in candidates]
+    tested = [w for w, c in zip(windows, candidates, strict=True) if c.split != "validation"]
+    known = WindowSet(w.hashes for w in tested)
+    similar = NearDuplicates(threshold)
+    prints = {}
+    for number, candidate in enumerate(candidates):
+        if candidate.whole:
+            prints[number] = fingerprint(candidate.document.text)
+            similar.add(str(number), prints[number])
+    marking = Marking(similar, known)
+    dropped: set[int] = set()
+    for keys, numbers in ordered_map(Marking, (similar, known), training, processes):
+        dropped |= {int(key) for key in keys}
+        known.mark(numbers)
+    result = Purged()
+    waiting = sorted(dropped)
+    while waiting:  # a file that goes back may resemble others that are held out
+        candidate = candidates[waiting.pop()]
+        if candidate.split == "time":
+            continue
+        result.returned.append(candidate.document)
+        keys, numbers = marking([candidate.document])
+        known.mark(numbers)
+        more = {int(key) for key in keys} - dropped
+        dropped |= more
+        waiting += sorted(more)
+    kept = [n for n in range(len(candidates)) if n not in dropped]
+    for number in (n for n in kept if candidates[n].split == "validation"):
+        result.validation.append(candidates[number].document)
+        keys, numbers = marking([candidates[number].document])
+        known.mark(numbers)
+        dropped |= {int(key) for key in keys if candidates[int(key)].split != "validation"}
+    result.near_duplicates = len(dropped)
+    for number in kept:
+        if number in dropped or candidates[number].split == "validation":
+            continue
+        scored, removed = without_leaks(candidates[number], windows[number], known)
+        result.runs_removed += removed
+        if scored.regions:
+            result.scored.append(scored)
+    return result
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What an artifact's held-out rows share with the text in its token stores."""
+
+    leaked: int  # rows with at least one window that training has seen
+    rows: int
+    windows: int  # held-out windows that were looked for
+    documents: int  # training documents that were read
+    ids: tuple[str, ...] = ()  # of leaked rows
+
+
+def measure(path: Path, base: Path) -> Leakage:
+    """Read what will be trained on out of the token stores, and look for held-out text in it.
+
+    This trusts nothing of what the build did: tokens are decoded, the examples of a file put
+    together again, and the rows of both held-out tables looked for.
+    """
+    rows = dict(_held_out_windows(path))
+    known = WindowSet(w.hashes for w in rows.values())
+    renderer = Renderer.from_folder(base)
+    documents = 0
+    for store in (path / "tokens", path / "validation"):
+        for text in decoded(TokenStore.open(store), renderer):
+            known.mark(known.find(text))
+            documents += 1
+    leaked = sorted(name for name, windows in rows.items() if known.marked(windows).any())
+    return Leakage(len(leaked), len(rows), len(known), documents, tuple(leaked))
+
+
+def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
+    for row in read_rows(path / "heldout.parquet", ["id", "text"]):
+        yield "text " + row["id"], windows_of(row["text"], telling_only=True)
+    for row in read_rows(path / "heldout_fim.parquet", ["id", "prefix", "middle", "suffix"]):
+        before, after = row["prefix"][-_AROUND:], row["suffix"][:_AROUND]
+        start = len(before.encode())
+        end = start + len(row["middle"].encode())
+        windows = windows_of(before + row["middle"] + after, telling_only=True)
+        over = (windows.starts < end) & (windows.ends > start)
+        yield (
+            "fim " + row["id"],
+            Windows(windows.hashes[over], windows.starts[over], windows.ends[over]),
+        )
+
+
+def decoded(store: TokenStore, renderer: Renderer) -> Iterator[str]:
+    """The text of every file: its next-token pieces joined, then each of its FIM regions."""
+    streams, documents = store.streams, store.documents
+    pieces: list[list[int]] = []
+    for number in range(len(store)):
+        if number and documents[number] != documents[number - 1] and pieces:
+            yield renderer.decode([i for piece in pieces for i in piece])
+            pieces = []
+        ids = store[number][0].tolist()
+        if streams[number] == 0:
+            pieces.append(_without_header(ids, renderer))
+        else:
+            yield _fim_text(ids, renderer)
+    if pieces:
+        yield renderer.decode([i for piece in pieces for i in piece])
+
+
+def _without_header(ids: list[int], renderer: Renderer) -> list[int]:
+    """The ids behind the header, whose path ends with a line break."""
+    fim = renderer.fim
+    if fim is None or fim.file is None or fim.file not in ids[:300]:
+        return ids
+    at = ids.index(fim.file) + 1
+    while at < len(ids) and "\n" not in renderer.decode(ids[at : at + 1]):
+        at += 1
+    return ids[at + 1 :]
+
+
+def _fim_text(ids: list[int], renderer: Renderer) -> str:
+    """The region of the file that a FIM example was made of."""
+    fim = renderer.fim
+    assert fim is not None
+    one, two = ids.index(fim.prefix), ids.index(fim.suffix)
+    three = len(ids) - 1 - ids[::-1].index(fim.middle)
+    before, behind, rest = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 :]
+    # Suffix-prefix-middle keeps prefix and middle together, behind the mark.
+    return renderer.decode([*before, *rest, *behind])

@@ -1,0 +1,85 @@
+"""What the renderer of examples needs to know, resolved from the options and the base."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from codetune.dataset.config import DatasetOptions, SpanMix
+from codetune.errors import DatasetError, ModelError
+from codetune.models.prompts import Renderer
+from codetune.records import Repository
+
+_MOST = 1024  # tokens of a window by default
+_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options without "auto"; `fim_rate` is 0 without FIM and 1 without NTP."""
+
+    seed: int
+    window: int
+    fim_rate: float
+    spm_rate: float
+    mix: SpanMix
+    minimum_span: int
+    maximum_span: int
+    middle_only: bool
+    header_rate: float
+    commit: str | None
+
+
+def resolve(
+    options: DatasetOptions, renderer: Renderer, base: Path, repository: Repository
+) -> Recipe:
+    """Settle what the options leave open.
+
+    Raises:
+        DatasetError: FIM is wanted and the base has no tokens for it, or nothing is wanted.
+    """
+    if options.use_fim is True and renderer.fim is None:
+        raise DatasetError(
+            f"The base {base.name} has no fill-in-the-middle tokens, but dataset.use_fim is on.",
+            advice="Leave use_fim at auto (next-token prediction only), or take a base that has "
+            "them: nano, Qwen2.5-Coder, StarCoder2, CodeLlama, DeepSeek-Coder.",
+        )
+    fim = bool(options.use_fim) and renderer.fim is not None
+    if not options.use_ntp and not fim:
+        raise DatasetError(
+            "Neither next-token prediction nor fill in the middle is left to train on.",
+            advice="Turn on dataset.use_ntp, or use a base with FIM tokens.",
+        )
+    rate = options.fim_rate if options.use_ntp else 1.0
+    return Recipe(
+        seed=options.seed,
+        window=_window(options, base),
+        fim_rate=rate if fim else 0.0,
+        spm_rate=options.spm_rate if renderer.fim and renderer.fim.family.spm else 0.0,
+        mix=options.span_mix,
+        minimum_span=min(options.minimum_span, options.maximum_span),
+        maximum_span=options.maximum_span,
+        middle_only=options.fim_loss == "middle",
+        header_rate=options.header_rate,
+        commit=repository.cutoff or repository.commit,
+    )
+
+
+def _window(options: DatasetOptions, base: Path) -> int:
+    """The wanted window, which must not be longer than the base's, or the default one."""
+    config = base / "config.json"
+    try:
+        facts = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{config} cannot be read: {error}.") from error
+    known = [facts[key] for key in _KEYS if isinstance(facts.get(key), int)]
+    longest = min(known) if known else None
+    if options.window is not None:
+        if longest is not None and options.window > longest:
+            raise DatasetError(
+                f"dataset.window is {options.window} tokens, the base {base.name} reads {longest}.",
+                advice=f"Set dataset.window to {longest} at most.",
+            )
+        return options.window
+    return min(longest or _MOST, _MOST)

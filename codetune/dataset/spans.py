@@ -1,0 +1,70 @@
+"""Which characters are taken out of a file for a fill-in-the-middle example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from random import Random
+
+from codetune.dataset.config import SpanMix
+from codetune.dataset.encoded import Places
+from codetune.syntax.parse import Span
+
+_MOST_LINES = 4
+_REST_OF_LINE = 0.7  # the share of line spans that start where a cursor may stand in a line
+
+
+class SpanChooser:
+    """Draws spans of one file by the mix; a file without syntax spans gives lines instead."""
+
+    def __init__(
+        self, text: str, syntax: Sequence[Span], lines: Places, mix: SpanMix, maximum: int
+    ) -> None:
+        self._text, self._lines, self._maximum = text, lines, maximum
+        self._by_kind: dict[str, list[Span]] = {}
+        for span in syntax:
+            self._by_kind.setdefault(span.kind, []).append(span)
+        self._shares = (mix.syntax, mix.line, mix.random)
+
+    def draw(self, random: Random) -> Span | None:
+        """One span, of kind "syntax:body", "line", "lines" or "random"; None if it was a blank."""
+        source = random.choices(("syntax", "line", "random"), self._shares)[0]
+        if source == "syntax" and self._by_kind:
+            kind = random.choice(list(self._by_kind))
+            span = random.choice(self._by_kind[kind])
+            return Span(f"syntax:{kind}", span.start, span.end)
+        if source == "random":
+            return self._random(random)
+        return line_span(self._text, self._lines, random.randrange(len(self._lines)), random)
+
+    def _random(self, random: Random) -> Span | None:
+        """Any two characters, short distances as likely as long ones on a logarithmic scale."""
+        length = round(math.exp(random.uniform(0, math.log(self._maximum))))
+        length = min(length, len(self._text) - 1)
+        if length < 1:
+            return None
+        start = random.randrange(len(self._text) - length + 1)
+        return Span("random", start, start + length)
+
+
+def line_span(text: str, lines: Places, line: int, random: Random) -> Span | None:
+    """The rest of a line from somewhere in it, or up to four whole lines without indentation."""
+    start, end = _content(text, lines, line)
+    if end - start < 2:
+        return None
+    if random.random() < _REST_OF_LINE:
+        return Span("line", random.randrange(start, end - 1), end)
+    last = min(line + random.randrange(_MOST_LINES), len(lines) - 1)
+    while last > line and _content(text, lines, last)[0] == _content(text, lines, last)[1]:
+        last -= 1
+    return Span("lines" if last > line else "line", start, _content(text, lines, last)[1])
+
+
+def _content(text: str, lines: Places, line: int) -> tuple[int, int]:
+    """Where a line's text starts and ends without blanks around it."""
+    start = int(lines[line])
+    end = text.find("\n", start)
+    end = len(text) if end < 0 else end
+    content = text[start:end]
+    start += len(content) - len(content.lstrip())
+    return start, max(start, end - (len(content) - len(content.rstrip())))

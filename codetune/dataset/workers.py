@@ -1,0 +1,156 @@
+"""An ordered map over processes of our own.
+
+`multiprocessing` starts its processes by running the caller's main script again, or by forking
+a process that may have threads; both break programs that use codetune as a library. Here, a
+worker is a plain child that speaks pickles over pipes with its parent, and only with it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import IO, Any, TypeVar
+
+from codetune.errors import DatasetError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 2  # items for each process that are read before their turn
+
+
+def processes_for(size: int, small: int = 3_000_000) -> int:
+    """How many processes are worth their start for `size` bytes of text."""
+    return 1 if size < small else min(len(os.sched_getaffinity(0)), 16)
+
+
+def ordered_map(
+    make: Callable[..., Callable[[Item], Result]],
+    arguments: tuple[Any, ...],
+    items: Iterable[Item],
+    processes: int,
+) -> Iterator[Result]:
+    """`make(*arguments)` in every process, then its call on each item, in the items' order.
+
+    Everything must be picklable, `make` by its name. With one process nothing is started.
+
+    Raises:
+        DatasetError: a process was killed from outside (by the system, for lack of memory).
+    """
+    if processes <= 1:
+        yield from map(make(*arguments), items)
+        return
+    workers = [_Worker(make, arguments) for _ in range(processes)]
+    free: SimpleQueue[_Worker] = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def run(item: Item) -> Any:
+        worker = free.get()
+        try:
+            return worker.call(item)
+        finally:
+            free.put(worker)
+
+    pending: deque[Future[Any]] = deque()
+    threads = ThreadPoolExecutor(processes)
+    try:
+        for item in items:
+            pending.append(threads.submit(run, item))
+            if len(pending) >= _AHEAD * processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for worker in workers:
+            worker.stop()
+        threads.shutdown(cancel_futures=True)
+
+
+class _Worker:
+    """The parent's side of one child process."""
+
+    def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+        paths = [path for path in sys.path if path]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "codetune.dataset.workers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        self._send((make, arguments))
+
+    def call(self, item: Any) -> Any:
+        self._send(item)
+        try:
+            good, value = pickle.load(_open(self._process.stdout))  # noqa: S301 - our own child
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise _died(self._process) from error
+        if not good:
+            raise value
+        return value
+
+    def _send(self, value: Any) -> None:
+        stream = _open(self._process.stdin)
+        try:
+            pickle.dump(value, stream, protocol=pickle.HIGHEST_PROTOCOL)
+            stream.flush()
+        except BrokenPipeError as error:
+            raise _died(self._process) from error
+
+    def stop(self) -> None:
+        """End the child, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        _open(self._process.stdout).close()
+        try:
+            _open(self._process.stdin).close()
+        except BrokenPipeError:
+            return  # what was still to be sent has no reader any more
+
+
+def _open(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
+
+
+def _died(process: subprocess.Popen[bytes]) -> DatasetError:
+    return DatasetError(
+        f"A process that builds the dataset ended early (exit status {process.wait()}).",
+        advice="The system may have run out of memory: close other programs and run again.",
+    )
+
+
+def main() -> None:
+    """The child's side: read, call, answer, until the parent goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # a stray print must not end up among the answers
+    requests = sys.stdin.buffer
+    try:
+        make, arguments = pickle.load(requests)  # noqa: S301 - from our own parent
+        work: Callable[[Any], Any] | None = None
+        while True:
+            item = pickle.load(requests)  # noqa: S301
+            try:
+                work = work or make(*arguments)
+                answer = True, work(item)
+            except Exception as error:
+                answer = False, error
+            pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+            answers.flush()
+    except (EOFError, BrokenPipeError):
+        return
+
+
+if __name__ == "__main__":
+    main()
