@@ -5,17 +5,16 @@ The set is the same for every base and every project, so that models can be comp
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from pathlib import Path
 
 from codetune.errors import EvaluationError
 from codetune.evaluation.likelihood import Passage
 from codetune.evaluation.samples import first_bytes, random_order
+from codetune.models.nano.general import EVALUATION_FILE, read_general
 
-GENERAL = Path(__file__).parents[1] / "models" / "nano" / "general" / "evaluation.jsonl.gz"
-PER_FILE = 8 * 1024  # bytes scored of one file, at most
+GENERAL = Path(__file__).parents[1] / "models" / "nano" / "general" / EVALUATION_FILE
+PER_FILE = 4 * 1024  # bytes scored of one file, at most
 
 
 def general_digest() -> str:
@@ -32,8 +31,7 @@ def general_passages(limit: int) -> list[Passage]:
     if limit == 0:
         return []
     try:
-        lines = gzip.decompress(_general_bytes()).decode().splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = list(read_general(GENERAL))
         rows.sort(key=lambda row: random_order(0, f"{row['repo']}\n{row['path']}"))
         passages = []
         for row in rows:
