@@ -32,7 +32,10 @@ class CorpusOptions(Options):
     )
     keep_generated: bool = option(False, description="Keep files that a program wrote.")
     longest_line: int = option(
-        2000, ge=80, description="Files with longer lines (characters) are dropped as long_lines."
+        1000,
+        ge=80,
+        description="Files with more than a quarter of their text in longer lines (characters) "
+        "are dropped as long_lines.",
     )
     largest_data: int = option(
         50_000,

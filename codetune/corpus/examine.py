@@ -57,6 +57,8 @@ def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> 
         return Dropped("not_text", "in no encoding that was tried")
     text = decoded.text
     language = language_of(path, text[:4000])
+    if not options.keep_vendored and licences.is_foreign(path):
+        return Dropped("vendored", "in a folder of dependencies with a licence of its own")
     by_content = judge_text(text, language, options)
     if by_content is not None:
         return Dropped(*by_content)

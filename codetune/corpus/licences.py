@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from codetune.corpus.paths import MAYBE_VENDORED
+
 UNKNOWN = "unknown"
 
 _FILE = re.compile(
@@ -21,29 +23,31 @@ _TAG = re.compile(
     r"SPDX-License-Identifier:[ \t]*\(?([A-Za-z0-9.+-]+"
     r"(?:[ \t]+(?:AND|OR|WITH)[ \t]+\(?[A-Za-z0-9.+-]+\)?)*)"
 )
-_BLANKS = re.compile(r"[\s*#/;>-]+")
+_BLANKS = re.compile(r"(?:[\s*#/;>,()]|--+|\s-\s)+")
 
-# SPDX name → phrases that must all be there (lower case, blanks collapsed). First match wins, so
-# the texts that quote others come first.
+# SPDX name → phrases that must all be there (lower case, blanks collapsed). The licence whose
+# first phrase stands first in the file is the one: others are quoted, or cover parts only.
 _TEXTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("AGPL-3.0-only", ("gnu affero general public license", "version 3")),
-    ("LGPL-3.0-only", ("gnu lesser general public license", "version 3")),
-    ("LGPL-2.1-only", ("gnu lesser general public license", "version 2.1")),
-    ("LGPL-2.0-only", ("gnu library general public license", "version 2")),
+    ("AGPL-3.0-only", ("gnu affero general public license version 3",)),
+    ("LGPL-3.0-only", ("gnu lesser general public license version 3",)),
+    ("LGPL-2.1-only", ("gnu lesser general public license version 2.1",)),
+    ("LGPL-2.0-only", ("gnu library general public license version 2",)),
+    ("GPL-3.0-only", ("gnu general public license version 3",)),
+    ("GPL-2.0-only", ("gnu general public license version 2",)),
     ("MPL-2.0", ("mozilla public license", "2.0")),
     ("EPL-2.0", ("eclipse public license", "2.0")),
-    ("GPL-3.0-only", ("gnu general public license", "version 3")),
-    ("GPL-2.0-only", ("gnu general public license", "version 2")),
-    ("Apache-2.0", ("apache license", "version 2.0")),
-    ("PSF-2.0", ("python software foundation license",)),
-    ("BSL-1.0", ("boost software license", "version 1.0")),
+    ("Apache-2.0", ("apache license version 2.0",)),
+    ("PSF-2.0", ("python software foundation license version 2",)),
+    ("BSL-1.0", ("boost software license version 1.0",)),
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
     ("CC0-1.0", ("cc0 1.0 universal",)),
+    ("CC-BY-4.0", ("creative commons attribution 4.0",)),
+    ("CC-BY-SA-4.0", ("creative commons attribution-sharealike 4.0",)),
     ("WTFPL", ("do what the fuck you want to public license",)),
     (
         "Zlib",
         (
-            "this software is provided 'as is', without any express or implied warranty",
+            "this software is provided 'as is' without any express or implied warranty",
             "must not be misrepresented",
         ),
     ),
@@ -62,27 +66,25 @@ _TEXTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "0BSD",
         (
-            "permission to use, copy, modify, and/or distribute this software for any purpose "
+            "permission to use copy modify and or distribute this software for any purpose "
             "with or without fee is hereby granted. the software is provided",
         ),
     ),
     (
         "ISC",
         (
-            "permission to use, copy, modify, and",
-            "distribute this software for any purpose",
-            "with or without fee is hereby granted",
-            "copyright notice and this permission",
+            "permission to use copy modify and",
+            "with or without fee is hereby granted provided that",
         ),
     ),
     (
         "MIT",
         (
-            "permission is hereby granted, free of charge, to any person obtaining a copy",
-            "the above copyright notice and this permission notice",
+            "permission is hereby granted free of charge to any person obtaining a copy",
+            "copyright notice",
         ),
     ),
-    ("MIT-0", ("permission is hereby granted, free of charge, to any person obtaining a copy",)),
+    ("MIT-0", ("permission is hereby granted free of charge to any person obtaining a copy",)),
 )
 
 
@@ -97,12 +99,21 @@ def licence_of_text(text: str) -> str:
     tag = spdx_tag(text)
     if tag:
         return tag
-    flat = _BLANKS.sub(" ", text[:60_000].lower()).replace("“", '"').replace("”", '"')
-    flat = flat.replace("''as is''", "'as is'").replace('"as is"', "'as is'")
-    for name, phrases in _TEXTS:
-        if all(phrase in flat for phrase in phrases):
-            return name
-    return UNKNOWN
+    flat = _flat(text[:60_000])
+    found = [
+        (flat.index(phrases[0]), order, name)
+        for order, (name, phrases) in enumerate(_TEXTS)
+        if all(phrase in flat for phrase in phrases)
+    ]
+    return min(found)[2] if found else UNKNOWN
+
+
+def _flat(text: str) -> str:
+    """Lower case, one blank between words, no decoration: layouts of a text become equal."""
+    text = text.lower().replace("licence", "license").replace("as-is", "as is")
+    for mark in ('"', "''", "``", "\u201c", "\u201d"):
+        text = text.replace(mark, "'")
+    return _BLANKS.sub(" ", text)
 
 
 def spdx_tag(text: str) -> str:
@@ -119,7 +130,9 @@ class Licences:
     def __init__(self, files: Iterable[tuple[str, str]]) -> None:
         """`files`: (path, text) of every licence file."""
         named: dict[str, set[str]] = {}
+        self._folders: set[str] = set()
         for path, text in files:
+            self._folders.add(path.rpartition("/")[0])
             name = licence_of_text(text)
             if name != UNKNOWN:
                 named.setdefault(path.rpartition("/")[0], set()).add(name)
@@ -136,6 +149,15 @@ class Licences:
             if folder in self._of_folder:
                 return self._of_folder[folder]
         return UNKNOWN
+
+    def is_foreign(self, path: str) -> bool:
+        """Whether a licence file below a folder like `external/` says that it is not ours."""
+        parts = path.split("/")[:-1]
+        at = next((index for index, part in enumerate(parts) if part in MAYBE_VENDORED), None)
+        if at is None:
+            return False
+        below = ("/".join(parts[: depth + 1]) for depth in range(at, len(parts)))
+        return any(folder in self._folders for folder in below)
 
 
 def is_allowed(expression: str, allowed: Iterable[str]) -> bool:

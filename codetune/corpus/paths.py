@@ -15,7 +15,6 @@ _VENDORED_FOLDERS = frozenset(
         "bower_components",
         "jspm_packages",
         "vendor",
-        "vendors",
         "vendored",
         "_vendor",
         "third_party",
@@ -26,33 +25,35 @@ _VENDORED_FOLDERS = frozenset(
         "site-packages",
         "dist-packages",
         ".venv",
-        "venv",
-        "virtualenv",
         ".tox",
         ".nox",
         ".eggs",
-        "pods",
-        "carthage",
-        "godeps",
+        "Pods",
+        "Carthage",
+        "Godeps",
         "_esy",
         ".yarn",
         ".pnpm-store",
-        "wwwroot/lib",
     }
+)
+# Folders of this name hold other people's code where it comes with a licence file of its own.
+MAYBE_VENDORED = frozenset(
+    {"external", "externals", "extern", "deps", "dependencies", "vendors", "contrib", "libs", "ext"}
+    | {"lib", "import", "submodules", "bundled", "packages-external"}
 )
 _VENDORED_FILES = re.compile(
     r"(?:^|/)(?:jquery(?:-ui)?(?:[.-]\d[\w.]*)?|bootstrap(?:\.bundle)?|lodash|underscore|d3|"
     r"react(?:-dom)?\.(?:development|production)|angular|vue\.(?:global|esm)[\w.-]*|htmx|"
-    r"moment|require|modernizr[\w.-]*|font-?awesome|normalize|gradlew|mvnw)"
-    r"(?:\.(?:js|css|bat|cmd))?$",
+    r"handlebars|modernizr[\w.-]*|font-?awesome)\.(?:js|css)$|"
+    r"(?:^|/)(?:normalize\.css|gradlew|gradlew\.bat|mvnw|mvnw\.cmd)$",
     re.IGNORECASE,
 )
 _GENERATED_FOLDERS = frozenset({"__pycache__", "__snapshots__", "__generated__", ".next", ".nuxt"})
 _GENERATED_FILES = re.compile(
     r"(?:\.pb(?:\.gw)?\.(?:go|cc|h)|_pb2(?:_grpc)?\.pyi?|\.pb\.[\w.]+|_pb\.(?:js|ts)|\.g\.dart|"
     r"\.freezed\.dart|\.designer\.cs|\.g\.cs|\.generated\.\w+|_generated\.\w+|\.gen\.\w+|"
-    r"zz_generated[\w.]*\.go|_string\.go|bindata\.go|\.snap|\.map|\.egg-info/\w+|"
-    r"\.tsbuildinfo|parsetab\.py|\.po|\.pot)$",
+    r"zz_generated[\w.]*\.go|bindata\.go|\.snap|\.\w+\.map|\.egg-info/[\w.]+|"
+    r"\.tsbuildinfo|parsetab\.py)$",
     re.IGNORECASE,
 )
 _LOCK_FILES = frozenset(
@@ -85,10 +86,10 @@ _LOCK_FILES = frozenset(
 )
 _DATA_SUFFIXES = (
     "csv tsv svg geojson ndjson jsonl parquet arrow xlsx sarif har lock sum dat data tfstate "
-    "ipynb pem crt cer key pub asc sig diff patch log out golden"
+    "ipynb pem crt cer key pub asc sig diff patch log out golden po pot"
 )
-# Structured text that may be configuration (worth learning) or data (not): decided by size.
-MAYBE_DATA = frozenset({"json", "yaml", "xml", "toml", "text", "html", "ini"})
+# Formats that may hold configuration (worth learning) or data (not): decided by size.
+MAYBE_DATA = frozenset({"json", "yaml", "xml", "toml", "html", "ini"})
 _BINARY_SUFFIXES = (
     "png jpg jpeg gif bmp ico icns webp avif tif tiff psd ai eps pdf doc docx xls ppt pptx odt "
     "zip gz tgz bz2 xz zst 7z rar tar jar war ear whl egg class pyc pyo o a so dylib dll exe lib "
@@ -103,7 +104,8 @@ _MINIFIED = re.compile(r"[.-]min\.(?:js|mjs|css)$|\.bundle\.js$", re.IGNORECASE)
 def judge_path(path: str, options: CorpusOptions) -> tuple[str, str] | None:
     """(reason, detail) for a file whose name is enough to drop it, else None."""
     lower = path.lower()
-    *folders, name = lower.split("/")
+    folders = path.split("/")[:-1]
+    name = lower.rpartition("/")[2]
     suffix = name.rpartition(".")[2] if "." in name else ""
     if not options.keep_vendored:
         vendored = next((folder for folder in folders if folder in _VENDORED_FOLDERS), None)

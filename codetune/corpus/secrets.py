@@ -47,7 +47,7 @@ def _issued(value: str) -> bool:
 
 def _random(value: str) -> bool:
     """A value that looks drawn at random: no words, no path, no example."""
-    if _EXAMPLE.search(value) or len(set(value)) < 8:
+    if _EXAMPLE.search(value) or len(set(value)) < 8 or "://" in value:
         return False
     if not (re.search(r"\d", value) and re.search(r"[A-Za-z]", value)):
         return False
@@ -61,6 +61,8 @@ def _random(value: str) -> bool:
 def _password(value: str) -> bool:
     """A password inside an address: anything but a variable or an example."""
     if _EXAMPLE.search(value) or value.lower() in _USUAL_PASSWORDS:
+        return False
+    if re.fullmatch(r"[A-Za-z]+(?:[_-][A-Za-z]+)+", value):  # secret_access_key
         return False
     return len(set(value)) > 3 and not value.startswith(("$", "{", "%", "<", "["))
 
@@ -77,7 +79,8 @@ _PATTERNS: tuple[Pattern, ...] = (
         ("PRIVATE KEY",),
         re.compile(
             r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
-            r"([\s\S]{40,20000}?)-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+            r"([A-Za-z0-9+/=\s\\\"'`,:;.*#|>-]{40,20000}?)"
+            r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
         ),
         group=1,
     ),
@@ -154,7 +157,7 @@ _PATTERNS: tuple[Pattern, ...] = (
         re.compile(r"\bSG\.[A-Za-z0-9_-]{20,24}\.[A-Za-z0-9_-]{39,50}"),
         accept=_issued,
     ),
-    Pattern("TWILIO_KEY", ("SK", "AC"), re.compile(r"\b(?:SK|AC)[0-9a-f]{32}\b"), accept=_issued),
+    Pattern("TWILIO_KEY", ("SK",), re.compile(r"\bSK[0-9a-f]{32}\b"), accept=_issued),
     Pattern(
         "DIGITALOCEAN_TOKEN",
         ("dop_v1_", "doo_v1_"),
@@ -186,16 +189,32 @@ _PATTERNS: tuple[Pattern, ...] = (
     ),
 )
 
-_NAMED = re.compile(
-    r"""(?ix)
-    \b[\w.-]{0,40}(?:passw(?:or)?d|passphrase|secret|token|api_?-?key|access_?-?key|auth_?-?key|
-        private_?-?key|credential|client_?-?secret)[\w.-]{0,24}["'\]]{0,2}
-    \s{0,3}(?::=|=>|=|:)\s{0,3}
-    (?:[bru]{0,2}["'`]([^\s"'`]{12,200})["'`]|([A-Za-z0-9+/_=-]{20,200})\s*$)
+# What follows a telling name: the rest of the name, an assignment, and a quoted value, or an
+# unquoted one that ends the line (.env, YAML, properties).
+_ASSIGNED = re.compile(
+    r"""(?x)
+    [\w.-]{0,24}["'`\]]{0,2}(?:\s?:\s?[\w.\[\]&*]{1,30})?\s{0,3}(?::=|=>|=|:|,)\s{0,3}
+    (?:[bruf]{0,2}["'`]([^\s"'`]{12,200})["'`]|([A-Za-z0-9+/_=-]{20,200})[ \t]*$)
     """,
     re.MULTILINE,
 )
-_NAMED_HINT = re.compile(r"(?i)passw|passph|secret|token|key|credential")
+_TELLING = (
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "api-key",
+    "accesskey",
+    "access_key",
+    "authkey",
+    "auth_key",
+    "private_key",
+    "privatekey",
+    "credential",
+)
 
 
 @dataclass(frozen=True)
@@ -212,18 +231,28 @@ def redact(text: str) -> Redacted:
     for pattern in _PATTERNS:
         if any(hint in text for hint in pattern.hints):
             text = _replace(text, pattern, kinds)
-    if _NAMED_HINT.search(text):
-        text = _NAMED.sub(lambda match: _hide_assigned(match, kinds), text)
-    return Redacted(text, kinds)
+    return Redacted(_hide_assigned(text, kinds), kinds)
 
 
-def _hide_assigned(match: re.Match[str], kinds: Counter[str]) -> str:
-    group = 1 if match[1] is not None else 2
-    if match[group].startswith("REDACTED_") or not _random(match[group]):
-        return match[0]
-    kinds["SECRET"] += 1
-    start, end = match.start(group) - match.start(), match.end(group) - match.start()
-    return f"{match[0][:start]}REDACTED_SECRET{match[0][end:]}"
+def _hide_assigned(text: str, kinds: Counter[str]) -> str:
+    """Replace random-looking values that are assigned to telling names."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # one Turkish letter grows when lowered
+        lowered = text.replace("\u0130", "i").lower()
+    found: dict[int, int] = {}  # start → end of each value
+    for name in _TELLING:
+        at = lowered.find(name)
+        while at >= 0:
+            match = _ASSIGNED.match(text, at + len(name))
+            if match:
+                value = match[match.lastindex or 1]
+                if not value.startswith("REDACTED_") and _random(value):
+                    found[match.start(match.lastindex or 1)] = match.end(match.lastindex or 1)
+            at = lowered.find(name, at + len(name))
+    for start in sorted(found, reverse=True):
+        text = f"{text[:start]}REDACTED_SECRET{text[found[start] :]}"
+    kinds.update({"SECRET": len(found)} if found else {})
+    return text
 
 
 def _replace(text: str, pattern: Pattern, kinds: Counter[str]) -> str:
@@ -243,4 +272,4 @@ def _same_lines(secret: str, placeholder: str) -> str:
     """The placeholder in place of each line's characters, quotes and indentation kept."""
     if "\n" not in secret:
         return placeholder
-    return re.sub(r"[A-Za-z0-9+/=:,. -]*[A-Za-z0-9+/=]{8,}", placeholder, secret)
+    return re.sub(r"[A-Za-z0-9+/=]{8,}", placeholder, secret)
