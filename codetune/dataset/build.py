@@ -81,8 +81,7 @@ class _Build:
         fim_files = purged.scored if self.renderer.fim is not None else []
         fim = write_fim(folder / "heldout_fim.parquet", fim_files, self.options)
         training, validation = self._write(folder, parts, purged)
-        with self.progress.task("Measuring leakage"):
-            leakage = measure(folder, self.base)
+        leakage = measure(folder, self.base, self.progress)
         self._say(training, text, fim)
         fim_leaks = fim.pop("leaked", 0)
         return {

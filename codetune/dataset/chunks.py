@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from codetune.dataset.encoded import Encoded, Places
+from codetune.dataset.encoded import Encoded
+from codetune.models.prompts import Places
 from codetune.syntax.parse import top_level_spans
 
 _SHORTEST = 0.5  # of the room: what a piece that ends at a good border fills at least

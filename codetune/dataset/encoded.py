@@ -5,12 +5,8 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import numpy.typing as npt
 
-from codetune.models.prompts import Renderer
-
-Ids = npt.NDArray[np.uint32]
-Places = npt.NDArray[np.int64]
+from codetune.models.prompts import Ids, Places, Renderer
 
 _LINE_START = re.compile(r"(?<=\n)(?=[^\n])")
 # Where tokens of the parts are tokens of the whole. No splitting rule joins a line break to a
@@ -38,10 +34,10 @@ class Encoded:
     """`ids[i]` starts at character `starts[i]` of `text`."""
 
     def __init__(self, encoder: Encoder, text: str) -> None:
-        ids, starts = encoder.renderer.plain_offsets(text)
         self.text = text
-        self.ids: Ids = np.array(ids, np.uint32)
-        self.starts: Places = np.array(starts, np.int64)
+        self.ids: Ids
+        self.starts: Places
+        self.ids, self.starts = encoder.renderer.plain_offsets(text)
         self.lines: Places = np.array([0, *(m.start() for m in _LINE_START.finditer(text))])
         self._encoder = encoder
         self._safe: Places | None = None
@@ -77,8 +73,7 @@ class Encoded:
         return np.concatenate([self._plain(start, left), known, self._plain(right, end)])
 
     def _plain(self, start: int, end: int) -> Ids:
-        ids = self._encoder.renderer.plain(self.text[start:end]) if end > start else []
-        return np.array(ids, np.uint32)
+        return self._encoder.renderer.plain_offsets(self.text[start:end])[0]
 
     def _safe_places(self) -> Places:
         """Line starts at which a token starts and the text may be cut, and both ends."""

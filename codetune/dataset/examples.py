@@ -22,10 +22,10 @@ import numpy as np
 
 from codetune.dataset.catalogue import seeded
 from codetune.dataset.chunks import chunk_borders
-from codetune.dataset.encoded import Encoded, Encoder, Ids
+from codetune.dataset.encoded import Encoded, Encoder
 from codetune.dataset.recipe import Recipe
 from codetune.dataset.spans import SpanChooser
-from codetune.models.prompts import Order, Renderer
+from codetune.models.prompts import Ids, Order, Renderer
 from codetune.records import Document
 from codetune.syntax.parse import Span, fim_spans
 
@@ -196,14 +196,14 @@ class _FileExamples:
         fim, encoded = self.renderer.fim, self.encoded
         assert fim is not None
         if fim.family.leading_space and prefix:
-            before = np.array(self.renderer.plain(" " + prefix), np.uint32)
+            before = self.renderer.plain_offsets(" " + prefix)[0]
         else:
             before = encoded.ids_of(region[0], span.start)
         after = encoded.ids_of(span.end, region[1])
         prompt = self.renderer.fim_ids(
             before.tolist(), after.tolist(), start=head.tolist(), order=order
         )
-        answer = [*self.renderer.plain(middle), fim.end]
+        answer = [*self.renderer.plain_offsets(middle)[0].tolist(), fim.end]
         if len(prompt) + len(answer) > self.recipe.window:
             return False
         loss_from = len(prompt) if self.recipe.middle_only else len(head) + 1

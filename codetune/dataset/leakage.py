@@ -12,13 +12,15 @@ import numpy as np
 from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, windows_of
-from codetune.dataset.workers import ordered_map
+from codetune.dataset.workers import ordered_map, processes_for
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenStore
+from codetune.progress import Progress
 from codetune.records import Document
 from codetune.similarity import NearDuplicates, fingerprint
 from codetune.tables import read_rows
 
+_PART = 1_000_000  # tokens that a process decodes at a time
 _AROUND = 1500  # characters on both sides of a middle that hold all windows over it
 
 
@@ -114,22 +116,56 @@ class Leakage:
     ids: tuple[str, ...] = ()  # of leaked rows
 
 
-def measure(path: Path, base: Path) -> Leakage:
+class Looking:
+    """Reads training text out of a token store and looks for held-out windows in it."""
+
+    def __init__(self, base: Path, windows: WindowSet) -> None:
+        self._renderer, self._windows = Renderer.from_folder(base), windows
+
+    def __call__(self, part: tuple[Path, int, int]) -> tuple[int, Any]:
+        """How many texts stand in examples first..last of a store, and the windows found."""
+        path, first, last = part
+        numbers, texts = [np.empty(0, np.int64)], 0
+        for text in decoded(TokenStore.open(path), self._renderer, first, last):
+            numbers.append(self._windows.find(text))
+            texts += 1
+        return texts, np.unique(np.concatenate(numbers))
+
+
+def measure(path: Path, base: Path, progress: Progress | None = None) -> Leakage:
     """Read what will be trained on out of the token stores, and look for held-out text in it.
 
     This trusts nothing of what the build did: tokens are decoded, the examples of a file put
-    together again, and the rows of both held-out tables looked for.
+    together again, and the rows of both held-out tables looked for. `base` is the folder of the
+    tokenizer that the stores in `path` were made with.
     """
     rows = dict(_held_out_windows(path))
-    known = WindowSet(w.hashes for w in rows.values())
-    renderer = Renderer.from_folder(base)
+    known = WindowSet(windows.hashes for windows in rows.values())
+    stores = [path / "tokens", path / "validation"]
+    tokens = sum(TokenStore.open(store).tokens for store in stores)
     documents = 0
-    for store in (path / "tokens", path / "validation"):
-        for text in decoded(TokenStore.open(store), renderer):
-            known.mark(known.find(text))
-            documents += 1
+    with (progress or Progress()).task("Measuring leakage", total=tokens, unit="tokens") as task:
+        parts = (part for store in stores for part in _parts(store))
+        for texts, numbers in ordered_map(Looking, (base, known), parts, processes_for(tokens)):
+            known.mark(numbers)
+            documents += texts
+            task.advance(min(_PART, tokens - task.done))
     leaked = sorted(name for name, windows in rows.items() if known.marked(windows).any())
     return Leakage(len(leaked), len(rows), len(known), documents, tuple(leaked))
+
+
+def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
+    """Runs of whole files of about `_PART` tokens."""
+    store = TokenStore.open(path)
+    documents, lengths = store.documents, store.lengths
+    first = size = 0
+    for number in range(len(store)):
+        if size >= _PART and documents[number] != documents[number - 1]:
+            yield path, first, number
+            first, size = number, 0
+        size += int(lengths[number])
+    if first < len(store):
+        yield path, first, len(store)
 
 
 def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
@@ -141,36 +177,34 @@ def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
         end = start + len(row["middle"].encode())
         windows = windows_of(before + row["middle"] + after, telling_only=True)
         over = (windows.starts < end) & (windows.ends > start)
-        yield (
-            "fim " + row["id"],
-            Windows(windows.hashes[over], windows.starts[over], windows.ends[over]),
-        )
+        kept = Windows(windows.hashes[over], windows.starts[over], windows.ends[over])
+        yield "fim " + row["id"], kept
 
 
-def decoded(store: TokenStore, renderer: Renderer) -> Iterator[str]:
+def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Iterator[str]:
     """The text of every file: its next-token pieces joined, then each of its FIM regions."""
     streams, documents = store.streams, store.documents
-    pieces: list[list[int]] = []
-    for number in range(len(store)):
-        if number and documents[number] != documents[number - 1] and pieces:
-            yield renderer.decode([i for piece in pieces for i in piece])
+    pieces: list[bytes] = []
+    for number in range(first, last):
+        if pieces and documents[number] != documents[number - 1]:
+            yield b"".join(pieces).decode("utf-8", "replace")
             pieces = []
-        ids = store[number][0].tolist()
+        ids = _without_header(store[number][0].tolist(), renderer)
         if streams[number] == 0:
-            pieces.append(_without_header(ids, renderer))
+            pieces.append(renderer.decode_bytes(ids))
         else:
             yield _fim_text(ids, renderer)
     if pieces:
-        yield renderer.decode([i for piece in pieces for i in piece])
+        yield b"".join(pieces).decode("utf-8", "replace")
 
 
 def _without_header(ids: list[int], renderer: Renderer) -> list[int]:
     """The ids behind the header, whose path ends with a line break."""
     fim = renderer.fim
-    if fim is None or fim.file is None or fim.file not in ids[:300]:
+    if fim is None or fim.file is None or fim.repo is None or fim.repo not in ids[:2]:
         return ids
     at = ids.index(fim.file) + 1
-    while at < len(ids) and "\n" not in renderer.decode(ids[at : at + 1]):
+    while at < len(ids) and b"\n" not in renderer.decode_bytes(ids[at : at + 1]):
         at += 1
     return ids[at + 1 :]
 
@@ -179,8 +213,7 @@ def _fim_text(ids: list[int], renderer: Renderer) -> str:
     """The region of the file that a FIM example was made of."""
     fim = renderer.fim
     assert fim is not None
-    one, two = ids.index(fim.prefix), ids.index(fim.suffix)
-    three = len(ids) - 1 - ids[::-1].index(fim.middle)
+    one, two, three = (ids.index(mark) for mark in (fim.prefix, fim.suffix, fim.middle))
     before, behind, rest = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 :]
     # Suffix-prefix-middle keeps prefix and middle together, behind the mark.
-    return renderer.decode([*before, *rest, *behind])
+    return renderer.decode_bytes([*before, *rest, *behind]).decode("utf-8", "replace")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from codetune.dataset.config import SpanMix
-from codetune.dataset.encoded import Places
+from codetune.models.prompts import Places
 from codetune.syntax.parse import Span
 
 _MOST_LINES = 4

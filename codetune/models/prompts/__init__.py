@@ -9,13 +9,16 @@ from codetune.models.prompts.families import FimTokens
 from codetune.models.prompts.fit import Fitted, fit_fim
 from codetune.models.prompts.foreign import ForeignFim, transcode
 from codetune.models.prompts.renderer import Order, Renderer
+from codetune.models.prompts.words import Ids, Places
 
 __all__ = [
     "FimTokens",
     "Fitted",
     "ForeignFim",
+    "Ids",
     "Message",
     "Order",
+    "Places",
     "Renderer",
     "fit_fim",
     "transcode",

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from codetune.errors import ModelError
 from codetune.models.prompts.renderer import Renderer
+from codetune.models.prompts.words import Ids, Places
 
 PREFIX_SHARE = 0.75  # of the room, when both sides are longer than it: what came before says more
 _LEAST_ROOM = 8
@@ -54,14 +55,12 @@ def fit_fim(
     return Fitted(_end(renderer, prefix[-near:], before, room - spent), kept_suffix)
 
 
-def _beginning(
-    renderer: Renderer, text: str, encoded: tuple[list[int], list[int]], room: int
-) -> str:
+def _beginning(renderer: Renderer, text: str, encoded: tuple[Ids, Places], room: int) -> str:
     """The longest beginning of `text` of at most `room` tokens, by whole lines if possible."""
     ids, starts = encoded
     if len(ids) <= room:
         return text
-    end = starts[room] if room > 0 else 0
+    end = int(starts[room]) if room > 0 else 0
     line_break = text.rfind("\n", end - end // 4, end)
     end = line_break + 1 if line_break >= 0 else end
     # A cut may need more tokens than the whole did: what was one token is now two.
@@ -70,12 +69,12 @@ def _beginning(
     return text[:end]
 
 
-def _end(renderer: Renderer, text: str, encoded: tuple[list[int], list[int]], room: int) -> str:
+def _end(renderer: Renderer, text: str, encoded: tuple[Ids, Places], room: int) -> str:
     """The longest end of `text` of at most `room` tokens, by whole lines if possible."""
     ids, starts = encoded
     if len(ids) <= room:
         return text
-    start = starts[len(ids) - room] if room > 0 else len(text)
+    start = int(starts[len(ids) - room]) if room > 0 else len(text)
     line_break = text.find("\n", start, start + (len(text) - start) // 4)
     start = line_break + 1 if line_break >= 0 else start
     while start < len(text) and len(renderer.plain(text[start:])) > room:

@@ -9,10 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from codetune.errors import ModelError
 from codetune.models.prompts.chat import CHATML, PLAIN, ChatTemplate, Message
 from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
 from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
+from codetune.models.prompts.words import Ids, Places, byte_table, words_of
 
 Order = Literal["psm", "spm"]
 
@@ -47,6 +50,10 @@ class Renderer:
             key: _name(value) for key, value in config.items() if key.endswith("_token") and value
         }
         self._control = frozenset(self.markup.values())
+        self._bytes = byte_table(spec, self.vocab_size)
+        added = {token["content"] for token in spec.get("added_tokens") or []}
+        plain_added = not added <= self.markup.keys()
+        self._words = words_of(spec, self.plain_batch, self._bytes, plain_added)
 
     @classmethod
     def from_folder(cls, path: Path) -> Renderer:
@@ -96,10 +103,13 @@ class Renderer:
         texts = [_valid(text) for text in texts]
         return [e.ids for e in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids of `text` and the character at which each of them starts."""
+    def plain_offsets(self, text: str) -> tuple[Ids, Places]:
+        """The ids of `text`, as `plain` gives them, and the character at which each starts."""
+        if self._words is not None and text.isascii():
+            return self._words.encode(text)
         encoding = self._plain.encode(_valid(text), add_special_tokens=False)
-        return list(encoding.ids), [start for start, _ in encoding.offsets]
+        starts = [start for start, _ in encoding.offsets]
+        return np.array(encoding.ids, np.uint32), np.array(starts, np.int64)
 
     def header(self, repo: str, path: str) -> list[int]:
         """The words that say where a file stands; none where the family has none."""
@@ -200,6 +210,12 @@ class Renderer:
         if not keep_control:
             ids = [i for i in ids if i not in self._control]
         return str(self._full.decode([int(i) for i in ids], skip_special_tokens=False))
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The UTF-8 bytes of `ids` without control tokens; fast, for checking whole corpora."""
+        if self._bytes is not None:
+            return b"".join(map(self._bytes.__getitem__, ids))
+        return self.decode(ids).encode()
 
     @cached_property
     def _chat(self) -> ChatTemplate:
