@@ -121,7 +121,7 @@ class Registry:
             promoted=bool(scorecard["promoted"]),
             config_digest=lineage.config_digest(run, dataset, cleaned),
             data_digest=dataset.digest,
-            commits=lineage.commits(repository, dataset),
+            commits=lineage.commits(repository),
             licences=lineage.licences(cleaned),
             metrics=scorecard,
             parents=(base.name,),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from codetune.artifacts import Artifact, digest_of
@@ -14,15 +13,12 @@ def config_digest(run: Artifact, dataset: Artifact, cleaned: Artifact) -> str:
     return digest_of({a.stage: dict(a.config) for a in (run, dataset, cleaned)})
 
 
-def commits(repository: Repository, dataset: Artifact) -> dict[str, str]:
-    """Repository → the commit that was trained on.
+def commits(repository: Repository) -> dict[str, str]:
+    """Repository → the commit that was trained on, or "none" for a folder without history.
 
     With a split by time that is the cut-off: what was written later is only tested on.
     """
-    split = dataset.summary.get("split")
-    by_time = isinstance(split, Mapping) and bool(split.get("time"))
-    commit = repository.cutoff if by_time and repository.cutoff else repository.commit
-    return {repository.name: commit or "none"}
+    return {repository.name: repository.cutoff or repository.commit or "none"}
 
 
 def licences(cleaned: Artifact) -> dict[str, int]:
