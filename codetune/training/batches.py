@@ -1,0 +1,107 @@
+"""From rows of document indices to the tensors of one forward pass, without any padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codetune.models.tokens import TokenStore
+from codetune.training.attention import Layout, layout_of
+from codetune.training.packing import micro_batches, pack
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents laid end to end as one row of T tokens.
+
+    Position ids restart with each document. `places` (N,) are the positions whose next token
+    carries loss, `labels` (N,) that token, `weights` (N,) its weight, or None where all are 1.
+    """
+
+    input_ids: Tensor  # (1, T)
+    position_ids: Tensor  # (1, T)
+    places: Tensor
+    labels: Tensor
+    weights: Tensor | None
+    layout: Layout
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens: there are no others."""
+        return int(self.input_ids.shape[1])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        if device.type == "cpu":
+            return self
+        return Batch(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.places.to(device),
+            self.labels.to(device),
+            None if self.weights is None else self.weights.to(device),
+            layout_of(self.layout.lengths, device),
+        )
+
+
+def make_batch(store: TokenStore, documents: Sequence[int]) -> Batch:
+    """The batch of these examples of the store, in this order."""
+    ids, positions, places, weights = [], [], [], []
+    start, weighed = 0, store.weights
+    for document in documents:
+        tokens, loss_from = store[document]
+        length = len(tokens)
+        ids.append(np.asarray(tokens, dtype=np.int64))
+        positions.append(np.arange(length))
+        # Token t is predicted at t - 1; nothing predicts a document's first token.
+        predicting = np.arange(max(loss_from, 1) - 1, length - 1)
+        places.append(predicting + start)
+        weights.append(np.full(len(predicting), weighed[document], dtype=np.float32))
+        start += length
+    flat, where, weight = np.concatenate(ids), np.concatenate(places), np.concatenate(weights)
+    return Batch(
+        input_ids=torch.from_numpy(flat)[None],
+        position_ids=torch.from_numpy(np.concatenate(positions))[None],
+        places=torch.from_numpy(where),
+        labels=torch.from_numpy(flat[where + 1]),
+        weights=None if bool((weight == 1).all()) else torch.from_numpy(weight),
+        layout=layout_of([len(part) for part in ids]),
+    )
+
+
+@dataclass
+class MicroBatches(torch.utils.data.Dataset[Batch]):
+    """All micro-batches of the current epoch, made when asked for.
+
+    Rows are packed once; their order is a function of seed and epoch, so that a resumed run
+    only needs to know how many it had seen.
+    """
+
+    store: TokenStore
+    window: int
+    rows_per_batch: int
+    seed: int
+    rows: list[list[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = pack(self.store.lengths, self.window)
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the order of this epoch."""
+        self._batches = micro_batches(self.rows, self.rows_per_batch, self.seed, epoch)
+
+    def longest(self) -> list[int]:
+        """The documents of the micro-batch with most tokens, for the memory probe."""
+        lengths = self.store.lengths
+        return max(self._batches, key=lambda batch: int(lengths[batch].sum()))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return make_batch(self.store, self._batches[index])

@@ -1,0 +1,88 @@
+"""The options of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from codetune.options import Options, option
+
+
+class TrainingOptions(Options):
+    """How the base is tuned. Defaults marked "by method" or "by size" are chosen at run start."""
+
+    method: Literal["lora", "full"] = option(
+        "lora",
+        description="lora: small matrices beside the frozen base's linear layers. full: every "
+        "weight; learns more from much code, and forgets more.",
+    )
+    epochs: float = option(
+        3.0,
+        gt=0,
+        le=100,
+        description="Passes over the data. Up to 4 are nearly as good as new data "
+        "(arXiv 2305.16264); the best checkpoint on validation loss is kept.",
+    )
+    max_steps: int | None = option(
+        None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says."
+    )
+    learning_rate: float | None = option(
+        None, gt=0, le=1, description="Peak learning rate; by method when not set."
+    )
+    warmup: float = option(
+        0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = option(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    optimizer: Literal["adamw"] = option("adamw", description="The optimizer.")
+    weight_decay: float = option(0.01, ge=0, le=1, description="AdamW's decoupled weight decay.")
+    clip: float = option(1.0, gt=0, description="Largest norm of a step's gradient.")
+    batch_tokens: int | None = option(
+        None,
+        ge=64,
+        description="Tokens of one optimizer step, about; by size of the data when not set.",
+    )
+    micro_batch_tokens: int | None = option(
+        None,
+        ge=64,
+        description="Tokens of one forward pass, about: the memory knob. Does not change what is "
+        "learned. By size of the model when not set.",
+    )
+    window: int | None = option(
+        None,
+        ge=16,
+        description="Tokens of one packed row; the longest example's length when not set.",
+    )
+    rank: int = option(16, ge=1, le=1024, description="LoRA: rank of the added matrices.")
+    alpha: float | None = option(
+        None, gt=0, description="LoRA: scale, divided by √rank (rsLoRA); the rank when not set."
+    )
+    dropout: float = option(0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
+    precision: Literal["auto", "bf16", "fp32"] = option(
+        "auto",
+        description="Arithmetic of the matrix products; auto: bf16 where this machine is fast at "
+        "it. The trained weights and the optimizer are always kept in float32.",
+    )
+    compile: Literal["auto", "always", "never"] = option(
+        "auto",
+        description="torch.compile; auto: when the run is long enough to win its start-up back.",
+    )
+    gradient_checkpointing: bool = option(
+        False, description="Compute activations twice instead of keeping them: slower, smaller."
+    )
+    validate_every: int | None = option(
+        None, ge=1, description="Optimizer steps between validations; by length when not set."
+    )
+    validation_tokens: int = option(
+        100_000, ge=0, description="At most this many validation tokens are scored each time."
+    )
+    patience: int = option(
+        5, ge=1, description="Stop when this many validations in a row brought nothing better."
+    )
+    checkpoint_seconds: float = option(
+        10.0, ge=0, description="Least time between checkpoints; more when writing one is slow."
+    )
+    memory_limit: int | None = option(
+        None, ge=1, description="Bytes that training may use; the machine's rest when not set."
+    )
+    seed: int = option(0, ge=0, description="Seed of everything random in training.")

@@ -1,0 +1,99 @@
+"""The run's numbers, worked out from options, data and model before anything is loaded twice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from codetune.errors import TrainingError
+from codetune.models.tokens import TokenStore
+from codetune.training.config import TrainingOptions
+from codetune.training.methods import METHODS
+from codetune.training.packing import pack
+
+_LEAST_WINDOW = 1024  # shorter rows would only make the forward passes smaller
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run will do; everything that its result depends on besides data and seed."""
+
+    window: int  # tokens of a packed row, at most
+    rows: int  # an epoch
+    rows_per_batch: int  # of one forward pass
+    accumulation: int  # forward passes of one optimizer step
+    steps: int
+    warmup_steps: int
+    learning_rate: float
+    validate_every: int  # steps
+    validation_batches: tuple[tuple[int, ...], ...]  # documents of the validation store
+    tokens: int  # of the data, once
+    fill: float  # share of the rows' room that is filled
+
+
+def make_plan(
+    train: TokenStore, validation: TokenStore, options: TrainingOptions, *, parameters: int
+) -> Plan:
+    """Choose what the options leave open.
+
+    Raises:
+        TrainingError: there is nothing to train on, or an example is longer than the window.
+    """
+    if not len(train) or not train.tokens:
+        raise TrainingError(
+            "The dataset has no training examples.",
+            advice="Add sources, or loosen corpus and dataset options; "
+            "`codetune build SOURCE --json` shows what was dropped and why.",
+        )
+    longest = int(train.lengths.max())
+    window = options.window or max(_LEAST_WINDOW, longest)
+    rows = len(pack(train.lengths, window))
+    micro = options.micro_batch_tokens or _micro_batch_tokens(parameters)
+    batch = options.batch_tokens or _batch_tokens(train.tokens)
+    rows_per_batch = max(1, min(micro, batch) // window)
+    accumulation = max(1, round(batch / (rows_per_batch * window)))
+    per_epoch = math.ceil(math.ceil(rows / rows_per_batch) / accumulation)
+    steps = max(1, math.ceil(options.epochs * per_epoch))
+    steps = min(steps, options.max_steps or steps)
+    return Plan(
+        window=window,
+        rows=rows,
+        rows_per_batch=rows_per_batch,
+        accumulation=accumulation,
+        steps=steps,
+        warmup_steps=round(options.warmup * steps),
+        learning_rate=options.learning_rate or METHODS[options.method].learning_rate,
+        validate_every=options.validate_every or max(1, min(200, math.ceil(steps / 12))),
+        validation_batches=_validation_batches(
+            validation, options.validation_tokens, max(window, micro)
+        ),
+        tokens=train.tokens,
+        fill=train.tokens / (rows * window),
+    )
+
+
+def _batch_tokens(tokens: int) -> int:
+    """About a hundred steps an epoch, within 4 k (noise) and 32 k tokens (too few steps)."""
+    return 1 << min(15, max(12, round(math.log2(max(1, tokens / 100)))))
+
+
+def _micro_batch_tokens(parameters: int) -> int:
+    """Small models want more tokens a pass to keep the cores busy, large ones less memory."""
+    return 4096 if parameters < 100_000_000 else 2048
+
+
+def _validation_batches(
+    store: TokenStore, tokens: int, room: int
+) -> tuple[tuple[int, ...], ...]:
+    """The store's first examples up to `tokens`, in batches of about `room` tokens."""
+    batches: list[list[int]] = []
+    filled, total = room, 0
+    for index, length in enumerate(store.lengths.tolist()):
+        if total + length > tokens and batches:
+            break
+        if filled + length > room:
+            batches.append([])
+            filled = 0
+        batches[-1].append(index)
+        filled, total = filled + length, total + length
+    return tuple(tuple(batch) for batch in batches) if tokens else ()

@@ -1,0 +1,310 @@
+"""The one train loop: the transformers Trainer with our data, loss, optimizer and checkpoints.
+
+What is ours: micro-batches without padding, the chunked loss over isolated documents, float32
+masters, checkpoints that are whole or absent, early stopping and the metrics. What is the
+Trainer's: epochs, accumulation, schedule, and the places where callbacks and other hardware
+hook in.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+
+from codetune.errors import TrainingError
+from codetune.progress import Task
+from codetune.training.batches import Batch, MicroBatches
+from codetune.training.checkpoints import Checkpoints
+from codetune.training.config import TrainingOptions
+from codetune.training.metrics import Metrics, peak_memory
+from codetune.training.objective import Objective
+from codetune.training.optimizer import MasterAdamW
+from codetune.training.plan import Plan
+
+
+@dataclass
+class Tally:
+    """What the run has seen so far; saved with each checkpoint."""
+
+    tokens: int = 0  # real ones, trained on
+    padding: int = 0  # positions computed without being a token
+    seconds: float = 0.0  # in training steps: validation and checkpoints are not in it
+    first_loss: float | None = None
+    last_loss: float | None = None
+    first_validation: float | None = None
+    best_validation: float | None = None
+    best_step: int | None = None
+    worse: int = 0  # validations in a row without a new best
+    validated_step: int | None = None
+    stopped_early: bool = False
+    peak_memory: int = 0
+    resumed_from: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Outputs:
+    """Where a run's words go."""
+
+    metrics: Metrics
+    log: logging.Logger
+    task: Task
+
+
+def arguments(options: TrainingOptions, plan: Plan, run: Path, device: str) -> TrainingArguments:
+    """The Trainer's arguments for our options."""
+    return TrainingArguments(
+        output_dir=str(run / "checkpoints"),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=plan.accumulation,
+        num_train_epochs=options.epochs,
+        max_steps=plan.steps,
+        learning_rate=plan.learning_rate,
+        warmup_steps=plan.warmup_steps,
+        lr_scheduler_type=options.schedule
+        if options.schedule != "constant"
+        else "constant_with_warmup",
+        max_grad_norm=options.clip,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if plan.validation_batches else "no",
+        eval_steps=plan.validate_every,
+        save_strategy="no",
+        seed=options.seed,
+        use_cpu=device == "cpu",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=[],
+        dataloader_pin_memory=False,
+        activation_checkpointing=options.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+    )
+
+
+class CodetuneTrainer(Trainer):
+    """Trains `objective` on packed micro-batches; see the module."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        data: MicroBatches,
+        validation: list[Batch],
+        args: TrainingArguments,
+        *,
+        optimizer: MasterAdamW,
+        checkpoints: Checkpoints,
+        options: TrainingOptions,
+        outputs: Outputs,
+    ) -> None:
+        self.objective, self.data, self.validation = objective, data, validation
+        self.masters, self.checkpoints = optimizer, checkpoints
+        self.options, self.outputs = options, outputs
+        self.tally, self.steps = Tally(), _Steps(self)
+        super().__init__(
+            model=objective.model,
+            args=args,
+            train_dataset=data,
+            eval_dataset=validation or None,
+            optimizers=(optimizer, None),
+            callbacks=[self.steps],
+        )
+        self.remove_callback(PrinterCallback)
+        # `compute_loss` divides by the labels of the whole step itself.
+        self.loss_is_scaled_for_ga = True
+
+    # -- data and loss -------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self.data,
+            batch_size=1,
+            collate_fn=_only,
+            # A generator of its own: the loader must not draw from the run's random numbers.
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
+        return max(1, sum(len(sample["batch"].labels) for sample in batch_samples))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        batch: Batch = inputs["batch"].to(self.args.device)
+        self.tally.tokens += batch.tokens
+        assert num_items_in_batch is not None
+        return self.objective.loss(batch, divisor=float(num_items_in_batch))
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # the Trainer's estimate knows nothing of our batches
+
+    def _clip_grad_norm(self, model: nn.Module) -> float:
+        # The gradients are at the masters, not at the model's weights.
+        return self.masters.clip(self.args.max_grad_norm)
+
+    # -- validation ----------------------------------------------------------------------
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean validation loss in nats per token; keeps the best weights."""
+        self.model.eval()
+        pairs = [self.objective.summed(batch.to(self.args.device)) for batch in self.validation]
+        self.model.train()
+        loss = sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
+        step, tally = self.state.global_step, self.tally
+        best = tally.best_validation is None or loss < tally.best_validation
+        if tally.first_validation is None:
+            tally.first_validation = loss
+        if best:
+            tally.best_validation, tally.best_step, tally.worse = loss, step, 0
+            self.checkpoints.save_best(step, self.masters.tensors_of_weights())
+        else:
+            tally.worse += 1
+            tally.stopped_early = tally.worse >= self.options.patience
+        self.outputs.metrics.write(kind="validation", step=step, loss=loss, best=best)
+        self.outputs.log.info("step %d: validation loss %.4f%s", step, loss, " *" if best else "")
+        tally.validated_step = step
+        self.control.should_training_stop |= tally.stopped_early
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, {"eval_loss": loss}
+        )
+        self.steps.start_clock()
+        return {"eval_loss": loss}
+
+    # -- checkpoints ---------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.tally.peak_memory = max(self.tally.peak_memory, peak_memory())
+        state = {
+            "step": self.state.global_step,
+            "best_step": self.tally.best_step,
+            "tally": asdict(self.tally),
+            "schedule": self.lr_scheduler.state_dict(),
+            "trainer": asdict(self.state),
+        }
+        path = self.checkpoints.save(self.state.global_step, self.masters.tensors(), state)
+        self.outputs.log.info("step %d: checkpoint %s", self.state.global_step, path.name)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take over a checkpoint: its tally and weights now, the rest when `train` starts."""
+        tensors, state = self.checkpoints.load(checkpoint)
+        self.masters.restore(tensors)
+        self.tally = Tally(**state["tally"])
+        self.tally.resumed_from.append(state["step"])
+        self.state = TrainerState(**state["trainer"])
+        # The Trainer wants to read its own state from a file of its own.
+        self.state.save_to_json(str(checkpoint / TRAINER_STATE_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        pass  # the weights come with the optimizer's masters
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        tensors, state = self.checkpoints.load(Path(checkpoint))
+        self.masters.restore(tensors)
+        self.lr_scheduler.load_state_dict(state["schedule"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self.checkpoints.load(Path(checkpoint))
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """Counts, writes and watches each step."""
+
+    def __init__(self, trainer: CodetuneTrainer) -> None:
+        self.trainer = trainer
+        self._started = self._saved = time.monotonic()
+        self._tokens_before = 0
+        self._save_seconds = 0.0
+
+    def on_epoch_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.data.set_epoch(int(state.epoch or 0))
+        self.start_clock()
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        now = time.monotonic()
+        self.trainer.tally.seconds += now - self._started
+        wait = max(self.trainer.options.checkpoint_seconds, 20 * self._save_seconds)
+        control.should_save = now - self._saved >= wait
+
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        trainer, tally = self.trainer, self.trainer.tally
+        loss = float(logs["loss"])
+        if not math.isfinite(loss) or not math.isfinite(float(logs["grad_norm"])):
+            raise TrainingError(
+                f"The loss became {loss} at step {state.global_step} (gradient norm "
+                f"{logs['grad_norm']}).",
+                advice="Lower training.learning_rate, or set training.precision=fp32. The "
+                "checkpoint before this step is kept.",
+            )
+        tally.first_loss = loss if tally.first_loss is None else tally.first_loss
+        tally.last_loss = loss
+        tokens = tally.tokens - self._tokens_before
+        seconds = time.monotonic() - self._started
+        trainer.outputs.metrics.write(
+            kind="train",
+            step=state.global_step,
+            epoch=round(state.epoch or 0.0, 4),
+            loss=loss,
+            learning_rate=float(logs["learning_rate"]),
+            grad_norm=float(logs["grad_norm"]),
+            tokens=tally.tokens,
+            tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
+            padding_share=tally.padding / max(1, tally.tokens + tally.padding),
+            memory_bytes=peak_memory(),
+            seconds=round(tally.seconds, 3),
+        )
+        rate = tally.tokens / max(tally.seconds, 1e-9)
+        trainer.outputs.task.advance(1, note=f"loss {loss:.3f}, {rate:,.0f} tokens/s")
+        state.log_history.clear()  # metrics.jsonl has it; this would grow for ever
+        self.start_clock()
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        now = time.monotonic()
+        self._save_seconds, self._saved = now - self._started, now
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """The next step begins now; what lies between steps is not training time."""
+        self._started = time.monotonic()
+        self._tokens_before = self.trainer.tally.tokens
+
+
+def _only(samples: list[Batch]) -> dict[str, Batch]:
+    return {"batch": samples[0]}
+
+
