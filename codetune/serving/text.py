@@ -5,40 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"
-_LONGEST_CHARACTER = 8  # tokens; bytes that are still no character after so many never will be
+_UNSURE = 3  # replacement characters at the end that further bytes may still turn into one
+_LONGEST_WINDOW = 64  # tokens; only noise has no whole character for so long
 
 
 class TextStream:
     """Decodes ids one by one; half a character is held back until its other half comes.
 
-    Each step decodes a short window twice, so that tokenizers whose text depends on the
-    neighbouring token (SentencePiece blanks) come out right, too.
+    Each step decodes a short window that begins at a border between characters, so that
+    tokenizers whose text depends on the neighbouring token (SentencePiece blanks) come out
+    right, too.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._ids: list[int] = []  # the window: what was shown last, then what was not yet
-        self._shown = 0  # of them
-        self._before = ""  # the text of the shown ones
+        self._ids: list[int] = []  # the window
+        self._border = 0  # the last place in it with only whole characters before
+        self._shown = 0  # characters of its text that were given away
 
     def push(self, token: int) -> str:
         """The text that `token` completes."""
         self._ids.append(token)
         text = self._decode(self._ids)
-        if text.endswith(_REPLACEMENT) and len(self._ids) - self._shown < _LONGEST_CHARACTER:
-            return ""
-        return self._show(text)
+        if not text.endswith(_REPLACEMENT) or len(self._ids) > _LONGEST_WINDOW:
+            new = text[self._shown :]
+            self._ids = self._ids[self._border :]
+            self._border = len(self._ids)
+            self._shown = len(self._decode(self._ids))
+            return new
+        sure = len(text)
+        while sure and len(text) - sure < _UNSURE and text[sure - 1] == _REPLACEMENT:
+            sure -= 1
+        new = text[self._shown : sure]
+        self._shown = max(self._shown, sure)
+        return new
 
     def end(self) -> str:
         """What was held back and stays half a character."""
-        return self._show(self._decode(self._ids)) if len(self._ids) > self._shown else ""
-
-    def _show(self, text: str) -> str:
-        new = text[len(self._before) :]
-        self._ids = self._ids[self._shown :]
-        self._shown = len(self._ids)
-        self._before = self._decode(self._ids)
-        return new
+        return self._decode(self._ids)[self._shown :]
 
 
 class StopScanner:

@@ -16,11 +16,17 @@ from collections import deque
 
 import torch
 
-from codetune.errors import CodetuneError, DeadlineError, OverloadedError, ServingError
+from codetune.errors import (
+    BadRequestError,
+    CodetuneError,
+    DeadlineError,
+    OverloadedError,
+    ServingError,
+)
 from codetune.serving.config import ServingOptions
 from codetune.serving.engine import Job, Piece, Servable
 from codetune.serving.engines.pool import ModelPool
-from codetune.serving.engines.runner import STRETCH, Runner
+from codetune.serving.engines.runner import STRETCH
 from codetune.serving.engines.sampling import Chosen, choose
 from codetune.serving.engines.sequence import Sequence
 
@@ -104,10 +110,11 @@ class LocalEngine:
     def _round(self) -> None:
         self._sweep()
         self._schedule()
-        for runner in self._pool.runners():
-            sequences = [s for s in self._running if s.runner is runner]
-            if sequences:
-                self._step(runner, sequences)
+        batches: dict[int, list[Sequence]] = {}
+        for sequence in self._running:
+            batches.setdefault(id(sequence.runner), []).append(sequence)
+        for sequences in batches.values():
+            self._step(sequences)
         self._deliver([*self._running, *self._reading])
 
     def _sweep(self) -> None:
@@ -137,14 +144,20 @@ class LocalEngine:
                 self._leave(sequence, error)
 
     def _place(self, sequence: Sequence, blocked: set[int]) -> bool:
-        runner = self._pool.request(sequence.job.model)
-        if runner is None or id(runner) in blocked:
+        model = sequence.job.model
+        runner = self._pool.acquire(model)
+        if runner is None:
             return False
-        if not runner.admit(sequence):
+        try:
+            placed = id(runner) not in blocked and runner.admit(sequence)
+        except BadRequestError:
+            self._pool.release(model)
+            raise
+        if not placed:
             blocked.add(id(runner))
+            self._pool.release(model)
             return False
         sequence.runner = runner
-        self._pool.hold(sequence)
         self._waiting.remove(sequence)
         self._reading.append(sequence)
         return True
@@ -164,7 +177,10 @@ class LocalEngine:
                 break
         return sequence.cached - start
 
-    def _step(self, runner: Runner, sequences: list[Sequence]) -> None:
+    def _step(self, sequences: list[Sequence]) -> None:
+        """One more token for all sequences of one runner."""
+        runner = sequences[0].runner
+        assert runner is not None
         logits = runner.decode(sequences)
         for sequence, chosen in zip(
             sequences, choose(logits, [s.sampler for s in sequences]), strict=True
@@ -183,7 +199,7 @@ class LocalEngine:
         if sequence.runner is not None:
             sequence.runner.remove(sequence)
             sequence.runner = None
-            self._pool.release(sequence)
+            self._pool.release(sequence.job.model)
         if error is not None:
             sequence.fail(error)
         self._deliver([sequence])

@@ -115,8 +115,21 @@ class Stack:
         return Mix({group: table[index] for group, table in self._rows.items()})
 
 
-def stackable(config: Mapping[str, Any]) -> bool:
-    """Whether the adapter is plain LoRA on linear layers of the decoder, and nothing more."""
+def is_stackable(folder: Path) -> bool:
+    """Whether an adapter is plain LoRA on the decoder's linear layers, and nothing more."""
+    from safetensors import SafetensorError, safe_open
+
+    config = read_json(folder / "adapter_config.json")
+    try:
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            names = [_KEY.fullmatch(key) for key in file.keys()]  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise UnservableModelError("The adapter's weights cannot be read.") from error
+    known = {name for group in GROUPS.values() for name in group}
+    return _is_plain(config) and all(match and match[2] in known for match in names)
+
+
+def _is_plain(config: Mapping[str, Any]) -> bool:
     return not (
         config.get("use_dora")
         or config.get("modules_to_save")
@@ -130,20 +143,14 @@ def stackable(config: Mapping[str, Any]) -> bool:
     )
 
 
-def read_adapter(
-    folder: Path, shape: Shape, dtype: torch.dtype, device: torch.device
-) -> Adapter | None:
-    """Read an adapter that `check_adapter` found safe; None if it is not `stackable` LoRA.
+def read_adapter(folder: Path, shape: Shape, dtype: torch.dtype, device: torch.device) -> Adapter:
+    """Read an adapter that is stackable and that `check_adapter` found safe.
 
     Raises:
         UnservableModelError: its matrices are damaged or do not fit the base.
     """
     config = read_json(folder / "adapter_config.json")
     tensors = _read(folder / "adapter_model.safetensors")
-    names = [_KEY.fullmatch(key) for key in tensors]
-    known = {name for group in GROUPS.values() for name in group}
-    if not stackable(config) or not all(match and match[2] in known for match in names):
-        return None
     rank = max((len(t) for k, t in tensors.items() if ".lora_A." in k), default=0)
     if rank == 0:
         raise UnservableModelError("The adapter holds no LoRA matrices.")
@@ -160,8 +167,11 @@ def read_adapter(
                 _block_diagonal([b for _, b in pairs]).to(device, dtype),
             )
         layers.append(layer)
-    if deeper := [m[0] for m in names if m and int(m[1]) >= shape.layers]:
-        raise UnservableModelError(f"The adapter has layers that its base has not: {deeper[0]}.")
+    numbers = [int(match[1]) for key in tensors if (match := _KEY.fullmatch(key))]
+    if deeper := [number for number in numbers if number >= shape.layers]:
+        raise UnservableModelError(
+            f"The adapter has layers that its base has not: layer {deeper[0]}."
+        )
     size = sum(a.nbytes + b.nbytes for layer in layers for a, b in layer.values())
     return Adapter(rank, layers, size)
 

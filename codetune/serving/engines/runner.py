@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from codetune.errors import BadRequestError
+from codetune.models.load import BaseModel, check_adapter
 from codetune.serving.engines.cache import Decode, KeyValueCache, Prefill
 from codetune.serving.engines.decoder import Decoder
-from codetune.serving.engines.lora import Adapter, LayerLora, Mix, Stack
+from codetune.serving.engines.lora import Adapter, LayerLora, Mix, Stack, read_adapter
 from codetune.serving.engines.sequence import Sequence
 
 # Prompts are read in stretches of this many tokens, counted from their start, so that running
@@ -26,11 +29,23 @@ _STACKS = 8  # combinations of adapters that are kept laid out
 class Runner(Protocol):
     """One set of weights with the sequences that use it."""
 
-    window: int
-
     @property
     def bytes(self) -> int:
         """Memory for the weights and their adapters."""
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """The folders of the adapters that are loaded."""
+
+    def load_adapter(self, folder: Path, base: BaseModel) -> None:
+        """Load an adapter of `base`, whose weights these are.
+
+        Raises:
+            ModelError, UnservableModelError: it is damaged or does not fit.
+        """
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter that no sequence uses."""
 
     def admit(self, sequence: Sequence) -> bool:
         """Give it a place; False when it has to wait for one."""
@@ -63,8 +78,13 @@ class DecoderRunner:
     def bytes(self) -> int:
         return self.decoder.bytes + sum(adapter.bytes for adapter in self.adapters.values())
 
+    def load_adapter(self, folder: Path, base: BaseModel) -> None:
+        check_adapter(folder, base=base)
+        decoder = self.decoder
+        adapter = read_adapter(folder, decoder.shape, decoder.dtype, decoder.device)
+        self.adapters[str(folder)] = adapter
+
     def drop_adapter(self, name: str) -> None:
-        """Forget an adapter that no sequence uses."""
         self.adapters.pop(name, None)
         self._stacks = {key: stack for key, stack in self._stacks.items() if name not in key}
 

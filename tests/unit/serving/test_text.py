@@ -1,0 +1,70 @@
+"""Text as it grows: whole characters, and nothing of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codetune.models.prompts import Renderer
+from codetune.serving.text import StopScanner, TextStream
+
+
+def test_a_character_is_never_shown_in_halves(renderer: Renderer) -> None:
+    text = "é = '你好 🦊' # ok"
+    stream = TextStream(renderer.decode)
+    shown = [stream.push(token) for token in renderer.plain(text)]
+    assert "".join(shown) + stream.end() == text
+    assert not any("\ufffd" in piece for piece in shown)
+    assert sum(piece == "" for piece in shown) == len(text.encode()) - len(text)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_give_the_text_that_they_give_at_once(raw: bytes) -> None:
+    """Noise, too: a model that is not trained yet writes little else."""
+    stream = TextStream(lambda ids: bytes(ids).decode(errors="replace"))
+    shown = "".join(map(stream.push, raw))
+    assert shown + stream.end() == raw.decode(errors="replace")
+    # Nothing is held back but what may still become a character.
+    assert len(raw.decode(errors="replace")) - len(shown) <= 3
+
+
+def test_endless_noise_stays_cheap() -> None:
+    windows = []
+
+    def decode(ids: Sequence[int]) -> str:
+        windows.append(len(ids))
+        return bytes(ids).decode(errors="replace")
+
+    stream = TextStream(decode)
+    shown = "".join(map(stream.push, b"\xff" * 500))
+    assert len(shown) > 490
+    assert max(windows) < 150
+
+
+@given(st.text(alphabet="ab\n", max_size=30), st.lists(st.text(alphabet="ab\n", min_size=1)))
+def test_stops_cut_where_the_first_one_is_completed(text: str, stops: list[str]) -> None:
+    """Against the plain definition, character by character."""
+    scanner = StopScanner(stops)
+    shown = ""
+    for end, character in enumerate(text, 1):
+        shown += scanner.push(character)
+        done = [text.find(stop) for stop in stops if 0 <= text.find(stop) <= end - len(stop)]
+        if done:
+            assert scanner.stopped
+            assert shown == text[: min(done)]
+            return
+        assert text[:end].startswith(shown)
+        # Whatever is held back could still become a stop.
+        held = text[len(shown) : end]
+        assert not held or any(stop.startswith(held) for stop in stops)
+    assert shown + scanner.end() == text
+    assert not scanner.stopped
+
+
+def test_a_stop_across_many_pieces_is_not_shown() -> None:
+    scanner = StopScanner(["\n\n", "<end>"])
+    pieces = ["a", "<e", "n", "x<", "end", "> never"]
+    assert "".join(map(scanner.push, pieces)) == "a<enx"
+    assert scanner.stopped
