@@ -45,19 +45,14 @@ class Words:
     def encode(self, text: str) -> tuple[Ids, Places]:
         """Ids and starts of `text`, which must be ASCII."""
         words = self._split(text)
+        if len(self._known) > _MOST_WORDS:
+            self._known = {}
         if new := list(dict.fromkeys(word for word in words if word not in self._known)):
-            self._learn(new)
+            for word, numbers in zip(new, self._encode_words(new), strict=True):
+                self._known[word] = np.array(numbers, np.uint32).tobytes()
         ids = np.frombuffer(b"".join(map(self._known.__getitem__, words)), np.uint32)
         lengths = self._lengths[ids]
         return ids, np.cumsum(lengths) - lengths
-
-    def _learn(self, words: list[str]) -> None:
-        if len(self._known) > _MOST_WORDS:
-            kept = set(words)
-            self._known = {w: ids for w, ids in self._known.items() if w in kept}
-            words = [word for word in words if word not in self._known]
-        for word, ids in zip(words, self._encode_words(words), strict=True):
-            self._known[word] = np.array(ids, np.uint32).tobytes()
 
 
 def words_of(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_families import FAMILIES, QWEN, WITH_FIM, write_base
 from tokenizers import Tokenizer
 
 from codetune.errors import ModelError
 from codetune.models.prompts import Renderer
+from tests.unit.models.tiny_families import FAMILIES, QWEN, WITH_FIM, renderer, write_base
 
 LITERALS = ["<|endoftext|>", "<|fim_prefix|>", "<fim_suffix>", "▁<PRE>", " <PRE>", "<s>", "</s>"]
 LITERALS += ["<｜fim▁hole｜>", "<unk>", "<|im_end|>", "<repo_name>", "<0x0A>", "õ"]
@@ -25,11 +23,6 @@ texts = st.lists(
         st.sampled_from(["\n", " ", "\t", "\r\n", "def f(x):\n    ", "  x", "e\u0301"]),
     )
 ).map("".join)
-
-
-@cache
-def renderer(family: str) -> Renderer:
-    return Renderer.from_folder(write_base(Path(mkdtemp()), family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -56,6 +49,65 @@ def test_decoding_gives_the_text_back(family: str, text: str) -> None:
     if family == "codellama":
         text = text.replace("▁", "")  # SentencePiece writes a blank with it
     assert base.decode(base.plain(text)) == text
+
+
+source = st.text(st.sampled_from(" \n\t\rabzAZ_059'\"(){};=.<|>\x0b\x0c\x1c\x00~")) | texts
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("codellama", "deepseek")])
+@settings(max_examples=300, deadline=None)
+@given(text=source)
+@example(text="    'don't  \n\n \n\tx'\r\n")
+@example(text="\x1c \x1c x\x85\xa0y")
+def test_looking_words_up_changes_nothing(family: str, text: str) -> None:
+    base = renderer(family)
+    assert base._words is not None
+    encoding = base._plain.encode(text, add_special_tokens=False)
+    ids, starts = base.plain_offsets(text)
+    assert ids.tolist() == encoding.ids == base.plain(text)
+    assert starts.tolist() == [start for start, _ in encoding.offsets]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=50, deadline=None)
+@given(text=texts.filter(lambda text: "õ" not in text and "▁" not in text))
+def test_bytes_are_those_of_decoding(family: str, text: str) -> None:
+    base = renderer(family)
+    ids = [base.eos_id, *base.plain(text)]
+    assert base.decode_bytes(ids) == text.encode()
+
+
+def test_words_are_not_used_where_they_would_differ(tmp_path: Path) -> None:
+    spec = json.loads((write_base(tmp_path, "qwen") / "tokenizer.json").read_text())
+    split = spec["pre_tokenizer"]
+
+    def uses_words(**changed: object) -> bool:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(spec | changed))
+        return Renderer.from_folder(tmp_path)._words is not None
+
+    def splitting(expression: str, behavior: str = "Isolated") -> dict[str, object]:
+        first = {"type": "Split", "pattern": {"Regex": expression}, "invert": False}
+        last = split | {"use_regex": False}
+        return {"type": "Sequence", "pretokenizers": [first | {"behavior": behavior}, last]}
+
+    assert uses_words()
+    assert uses_words(pre_tokenizer=splitting(r"\p{L}+|[^\p{L}]"))
+    assert not uses_words(pre_tokenizer=splitting(r"\p{L}+|[^\p{L}]", "Removed"))
+    assert not uses_words(pre_tokenizer=splitting(r"(\p{L})+|[^\p{L}]"))
+    assert not uses_words(pre_tokenizer=splitting(r"\p{Lu}+|."))
+    assert not uses_words(pre_tokenizer=splitting(r"\p{L}+"))
+    assert not uses_words(normalizer={"type": "Lowercase"})
+    assert not renderer("deepseek")._words  # its letters among the added tokens come first
+    assert not renderer("codellama")._words
+
+
+def test_the_dictionary_of_words_starts_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("codetune.models.prompts.words._MOST_WORDS", 5)
+    base = Renderer.from_folder(write_base(tmp_path, "qwen"))
+    for text in ("a b c d e f", "a b x y z", "a b c d e f g h"):
+        assert base.plain_offsets(text)[0].tolist() == base.plain(text)
 
 
 def test_the_switch_of_tokenizers_would_not_do(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_prompts_plain import renderer
-from tiny_families import WITH_FIM, write_base
 
 from codetune.errors import ModelError
 from codetune.models.prompts import Renderer, fit_fim
+from tests.unit.models.tiny_families import WITH_FIM, renderer, write_base
 
 P, M, S = "def total(items):\n    return ", "sum(items)", "\n\n\nclass Basket:\n"
 SHOWN = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 from tokenizers import (
     AddedToken,
@@ -16,6 +17,8 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+from codetune.models.prompts import Renderer
 
 TEXT = [
     "def total(items):\n    return sum(item.price for item in items)\n\n\n",
@@ -55,6 +58,12 @@ def write_base(folder: Path, family: str, **more: object) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(CONFIGS[family] | more))
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
     return folder
+
+
+@cache
+def renderer(family: str) -> Renderer:
+    """The family's renderer, made once."""
+    return Renderer.from_folder(write_base(Path(mkdtemp()), family))
 
 
 @cache
