@@ -9,9 +9,9 @@ import numpy as np
 from codetune.models.prompts import Ids, Places, Renderer
 
 _LINE_START = re.compile(r"(?<=\n)(?=[^\n])")
-# Where tokens of the parts are tokens of the whole. No splitting rule joins a line break to a
-# word behind it; whether it may take indentation along differs between bases.
-_SAFE = re.compile(r"(?<=\n)(?=\S)")
+# Where tokens of the parts are tokens of the whole. No splitting rule joins a single line break
+# to a word behind it; what happens to blank lines and indentation differs between bases.
+_SAFE = re.compile(r"(?<=\S\n)(?=\S)")
 _SAFE_INDENTED = re.compile(r"(?<=\n)(?=[ \t]*\S)")
 _PROBES = (("a\n", "    b"), ("f():\n\n", "\tb c"), ("{\n  \n", "  x"), (")\n", "        }\n\n"))
 

@@ -12,6 +12,7 @@ from codetune.syntax.parse import Span
 
 _MOST_LINES = 4
 _REST_OF_LINE = 0.7  # the share of line spans that start where a cursor may stand in a line
+_AT_WORD = 0.7  # the share of those whose cursor stands at the start of a word, not inside one
 
 
 class SpanChooser:
@@ -53,7 +54,11 @@ def line_span(text: str, lines: Places, line: int, random: Random) -> Span | Non
     if end - start < 2:
         return None
     if random.random() < _REST_OF_LINE:
-        return Span("line", random.randrange(start, end - 1), end)
+        cursor = random.randrange(start, end - 1)
+        if random.random() < _AT_WORD:
+            while cursor > start and text[cursor].isalnum() and text[cursor - 1].isalnum():
+                cursor -= 1
+        return Span("line", cursor, end)
     last = min(line + random.randrange(_MOST_LINES), len(lines) - 1)
     while last > line and _content(text, lines, last)[0] == _content(text, lines, last)[1]:
         last -= 1

@@ -21,6 +21,8 @@ from codetune.syntax.languages import IS_CODE
 _LARGEST_FILE = 64 * 1024  # bytes of a file that is held out: one file must not be all there is
 _SMALLEST_FILE = 200
 _SMALL = 16 * 1024  # a small repository holds out up to this much, beyond the usual share
+_SMALL_SHARE = 0.15  # … if that is at most this share of it
+_FEWEST_FILES = 3  # of code; with fewer, prose is held out, too
 _FUTURE_READ = 16  # × the cap: bytes of changed files that are looked through for added code
 _LEAST_TRAINING = 2048  # bytes
 
@@ -57,7 +59,8 @@ def split(documents: Path, entries: Sequence[Entry], options: DatasetOptions) ->
         DatasetError: there is not enough text to hold some out and train on the rest.
     """
     past = [entry for entry in entries if entry.in_past]
-    code = [entry for entry in past if entry.language in IS_CODE] or past
+    code = [entry for entry in past if entry.language in IS_CODE]
+    code = code if len(code) >= _FEWEST_FILES else past
     total = sum(entry.size for entry in past)
     future = _future(documents, entries, options)
     found = sum(candidate.size for candidate in future)
@@ -122,12 +125,15 @@ def _by_file(
 ) -> tuple[list[Entry], list[Entry]]:
     """Files of the past for early stopping and, if they are `scored`, for the test."""
     share = options.holdout_share
-    small = min(total * 0.25, _SMALL)
+    small = min(total * _SMALL_SHARE, _SMALL)
     wanted = min(options.heldout_bytes, max(total * share, small)) if scored else 0
     stopping = min(options.validation_bytes, max(total * share / 2, small / 2))
-    largest = min(_LARGEST_FILE, max(total * 0.2, _SMALLEST_FILE))
+    average = total / max(len(code), _FEWEST_FILES)
+    largest = min(_LARGEST_FILE, max(total / 5, average * 1.2))
     order = shuffled(code, options.seed, "held out")
     fitting = [entry for entry in order if _SMALLEST_FILE <= entry.size <= largest]
+    # Of very large files the smallest are taken, if others stay.
+    fitting = fitting or sorted(order, key=lambda entry: entry.size)[: len(order) // _FEWEST_FILES]
     tests = _take(fitting, wanted)
     return _take(fitting[len(tests) :], stopping), tests
 

@@ -45,12 +45,13 @@ class Words:
     def encode(self, text: str) -> tuple[Ids, Places]:
         """Ids and starts of `text`, which must be ASCII."""
         words = self._split(text)
-        if len(self._known) > _MOST_WORDS:
-            self._known = {}
-        if new := list(dict.fromkeys(word for word in words if word not in self._known)):
+        known = self._known  # the server's threads may replace it meanwhile
+        if len(known) > _MOST_WORDS:
+            known = self._known = {}
+        if new := list(dict.fromkeys(word for word in words if word not in known)):
             for word, numbers in zip(new, self._encode_words(new), strict=True):
-                self._known[word] = np.array(numbers, np.uint32).tobytes()
-        ids = np.frombuffer(b"".join(map(self._known.__getitem__, words)), np.uint32)
+                known[word] = np.array(numbers, np.uint32).tobytes()
+        ids = np.frombuffer(b"".join(map(known.__getitem__, words)), np.uint32)
         lengths = self._lengths[ids]
         return ids, np.cumsum(lengths) - lengths
 

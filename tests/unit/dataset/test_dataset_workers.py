@@ -1,0 +1,75 @@
+"""The ordered map over processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from codetune.dataset.workers import ordered_map, processes_for
+from codetune.errors import DatasetError
+
+
+class Square:
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def __call__(self, item: int) -> tuple[int, int]:
+        if item < 0:
+            raise ValueError(f"no {item}")
+        if item == 13:
+            os.kill(os.getpid(), 9)
+        print("a stray print")
+        time.sleep(0.02 * (item % 3))
+        return item * item + self.offset, os.getpid()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_come_in_order(processes: int) -> None:
+    results = list(ordered_map(Square, (5,), range(12), processes))
+    assert [value for value, _ in results] == [n * n + 5 for n in range(12)]
+    pids = {pid for _, pid in results}
+    assert len(pids) == processes
+    assert (os.getpid() in pids) == (processes == 1)
+    assert not any(alive(pid) for pid in pids - {os.getpid()})
+
+
+def test_items_are_read_little_ahead() -> None:
+    read = 0
+
+    def items() -> Iterator[int]:
+        nonlocal read
+        for n in range(100):
+            read += 1
+            yield n % 10
+
+    results = ordered_map(Square, (0,), items(), 2)
+    next(results)
+    assert read < 8
+    results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_is_the_callers(processes: int) -> None:
+    with pytest.raises(ValueError, match="no -3"):
+        list(ordered_map(Square, (0,), [1, 2, -3, 4], processes))
+
+
+def test_a_killed_process_is_said() -> None:
+    with pytest.raises(DatasetError, match="ended early"):
+        list(ordered_map(Square, (0,), [1, 2, 13, 4], 2))
+
+
+def test_small_work_starts_nothing() -> None:
+    assert processes_for(1000) == 1
+    assert processes_for(10**9) == min(len(os.sched_getaffinity(0)), 16)
