@@ -24,7 +24,7 @@ _GENERATED_LINE = re.compile(
     r"(?:by|from|using|with|via) (?!the\b|Django)"
 )
 # … and one that says so because another line of the comment forbids to edit the file.
-_GENERATED_WORD = re.compile(r"(?i)\bgenerated\b")
+_GENERATED_WORD = re.compile(r"(?i)generated\b")
 _FORBIDS = re.compile(r"(?i)\b(?:do not|don't|never) (?:manually )?(?:edit|modify|change)\b")
 _COMMENT = re.compile(r"^\s*(?:#|//|/\*|\*|--|;|%|<!--|\"\"\"|'''|\{#|\(\*|REM\b|@rem\b|\.\.)")
 _MOST_IN_LONG_LINES = 0.25

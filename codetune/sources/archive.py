@@ -8,6 +8,7 @@ are only labels; every byte that leaves a decompressor is counted against a limi
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import hashlib
 import io
@@ -56,13 +57,23 @@ def members(path: Path) -> Iterator[tuple[Found, Read]]:
         UnsafeSourceError: it unpacks to far more than an archive of code would.
         SourceError: it is damaged or of an unknown kind.
     """
-    try:
+    with _renamed(path):
         with path.open("rb") as file:
             start = file.read(4)
-        if start.startswith(b"PK"):
-            yield from _zip_members(path)
-        else:
-            yield from _tar_members(path)
+        for found, read in _zip_members(path) if start[:2] == b"PK" else _tar_members(path):
+            yield found, functools.partial(_read, path, read)
+
+
+def _read(path: Path, read: Read, limit: int) -> bytes:
+    with _renamed(path):  # the reader is called outside of `members`
+        return read(limit)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[None]:
+    """Name the errors of a damaged archive."""
+    try:
+        yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
         raise _damaged(path, error) from error
     except (OSError, NotImplementedError, struct.error, ValueError) as error:

@@ -9,11 +9,13 @@ transport forbidden; nothing is ever checked out.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from codetune.errors import SourceError
 
@@ -106,37 +108,39 @@ class Git:
 
     def contents(self, oids: Iterable[str]) -> Iterator[bytes | None]:
         """The blobs' bytes in order, None for one the repository lacks; one in memory at a time."""
-        command = ["git", f"--git-dir={self.folder}", "cat-file", "--batch"]
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=reading(),
-            start_new_session=True,
-        ) as process:
-            assert process.stdin is not None and process.stdout is not None
-            try:
-                for batch in _batches(oids, 128):
-                    # 128 ids are 5 kB: less than a pipe holds, so neither side can block.
-                    process.stdin.write("".join(f"{oid}\n" for oid in batch).encode())
-                    process.stdin.flush()
-                    for oid in batch:
-                        header = process.stdout.readline().split()
-                        if not header:
-                            raise SourceError(
-                                f"git stopped while reading {self.folder}.",
-                                advice="Run `git fsck` there: objects may be damaged.",
-                            )
-                        if header[-1] == b"missing":
-                            yield None
-                            continue
-                        assert header[0].decode() == oid
-                        content = process.stdout.read(int(header[2]))
-                        process.stdout.read(1)
-                        yield content
-            finally:
-                process.kill()
+        arguments = [f"--git-dir={self.folder}", "cat-file", "--batch"]
+        process = _start(arguments, reading(), stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            for batch in _batches(oids, 128):
+                # 128 ids are 5 kB: less than a pipe holds, so neither side can block.
+                process.stdin.write("".join(f"{oid}\n" for oid in batch).encode())
+                process.stdin.flush()
+                for oid in batch:
+                    yield self._answer(process.stdout, oid)
+        except BrokenPipeError as error:
+            raise self._stopped() from error
+        finally:
+            end(process)
+
+    def _answer(self, stream: IO[bytes], oid: str) -> bytes | None:
+        """One blob of `cat-file --batch`: "<oid> blob <size>", the bytes, a line end."""
+        header = stream.readline().split()
+        if not header:
+            raise self._stopped()
+        if header[-1] == b"missing":
+            return None
+        content = stream.read(int(header[2]))
+        if header[0].decode() != oid or stream.read(1) != b"\n":
+            raise self._stopped()
+        return content
+
+    def _stopped(self) -> SourceError:
+        return SourceError(
+            f"git stopped while reading {self.folder}.",
+            advice="Run `git fsck` there: objects may be damaged.",
+        )
 
 
 def reading() -> dict[str, str]:
@@ -178,29 +182,55 @@ def run_git(
     Raises:
         SourceError: git is missing, failed, or took longer than `timeout` seconds.
     """
+    process = _start(arguments, environment, stdin=subprocess.DEVNULL, cwd=cwd)
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            env=dict(environment),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            check=True,
-        )
-    except FileNotFoundError as error:
-        raise SourceError(
-            "git is not installed.", advice="Install git, or pass a folder or an archive."
-        ) from error
+        output, complaint = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise SourceError(
             f"git {_verb(arguments)} was given up after {timeout:.0f} s.",
             advice="Raise sources.timeout, or clone the repository yourself and pass its path.",
         ) from error
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode("utf-8", "replace").strip()
-        raise SourceError(f"git {_verb(arguments)} failed: {said[-500:]}") from error
-    return done.stdout
+    finally:
+        end(process)
+    if process.returncode != 0:
+        said = complaint.decode("utf-8", "replace").strip()
+        raise SourceError(f"git {_verb(arguments)} failed: {said[-500:]}")
+    return output
+
+
+def _start(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: int,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start git as the leader of its own process group, so that `end` reaches its children."""
+    try:
+        return subprocess.Popen(
+            ["git", *arguments],
+            env=dict(environment),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if stdin == subprocess.DEVNULL else subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise SourceError(
+            "git is not installed.", advice="Install git, or pass a folder or an archive."
+        ) from error
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End git and whatever it started (its transports outlive it otherwise), and reap it."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _verb(arguments: Sequence[str]) -> str:

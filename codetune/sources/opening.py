@@ -28,13 +28,13 @@ def open_source(
         SourceError: it does not exist, is empty, or cannot be read.
         UnsafeSourceError: reading it would be an attack, or it is local and that is forbidden.
     """
-    if not allow_local and (not identity.looks_remote(source) or source.startswith("file:")):
+    is_url = source.lower().startswith("file:")
+    if not allow_local and (is_url or not identity.looks_remote(source)):
         raise UnsafeSourceError(
             "Only https://, ssh:// and git:// addresses can be used here.",
             advice="Paths of the server itself are not sources.",
         )
     if allow_local:
-        is_url = source.lower().startswith("file://")
         path = Path(identity.parse_address(source).path if is_url else source).expanduser()
         if path.exists() and not source.startswith("-"):
             return _open_local(source, path, options, progress)
