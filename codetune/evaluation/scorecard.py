@@ -12,13 +12,6 @@ from codetune.evaluation.gate import judge
 from codetune.evaluation.intervals import Comparison, compare
 from codetune.records import Score, Scorecard
 
-MEASURES = (
-    "bits_per_byte",
-    "fim_exact_match",
-    "fim_edit_similarity",
-    "general_bits_per_byte",
-)
-
 
 def make_scorecard(
     exam: Exam, base: Answers, tuned: Answers, options: EvaluationOptions
