@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 from codetune.artifacts import Artifact, run_stage
 from codetune.dataset.catalogue import batches, read_catalogue, read_documents
 from codetune.dataset.config import DatasetOptions
-from codetune.dataset.examples import COLUMNS, Rendered, Rendering
+from codetune.dataset.examples import Rendered, Rendering
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.leakage import Purged, measure, purge
 from codetune.dataset.recipe import Recipe, resolve
 from codetune.dataset.split import Split, split
+from codetune.dataset.table import ExamplesFile
 from codetune.dataset.workers import ordered_map, processes_for
 from codetune.errors import DatasetError
 from codetune.models.prompts import Renderer
@@ -91,6 +92,7 @@ class _Build:
             "documents": training["documents"],
             "bytes": training["bytes"],
             "window": self.recipe.window,
+            "files_in_pieces": training["files in pieces"],
             "fim_kinds": _named(training, "kind "),
             "fim_orders": _named(training, "order "),
             "heldout_files": text["files"],
@@ -133,7 +135,7 @@ class _Build:
         """The training examples with their tokens, and the validation tokens."""
         vocabulary = self.renderer.vocab_size
         with (
-            _ExamplesFile(folder / "examples.parquet") as table,
+            ExamplesFile(folder / "examples.parquet") as table,
             TokenWriter(folder / "tokens", vocabulary) as tokens,
             self.progress.task("Building", total=parts.training_bytes, unit="B") as task,
         ):
@@ -170,50 +172,10 @@ class _Build:
             )
 
 
-class _ExamplesFile:
-    """examples.parquet, written in row groups of about 8 MB of text."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
-        kinds |= {"bool": pa.bool_()}
-        self._schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
-        self._batches: list[Any] = []
-        self._size = 0
-
-    def __enter__(self) -> _ExamplesFile:
-        return self
-
-    def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        import pyarrow as pa
-
-        batch = pa.RecordBatch.from_pydict(dict(columns), schema=self._schema)
-        self._batches.append(batch)
-        self._size += batch.nbytes
-        if self._size >= 8_000_000:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._batches:
-            table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
-            self._writer.write_table(table, row_group_size=len(table) or 1)
-        self._batches, self._size = [], 0
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-
-
 class _Output:
     """Where rendered batches go, in order."""
 
-    def __init__(self, tokens: TokenWriter, table: _ExamplesFile | None) -> None:
+    def __init__(self, tokens: TokenWriter, table: ExamplesFile | None) -> None:
         self._tokens, self._table = tokens, table
         self.counts: Counter[str] = Counter()
 

@@ -86,9 +86,9 @@ def batches(documents: Iterator[Document], size: int) -> Iterator[list[Document]
 def shuffled(entries: Sequence[Entry], seed: int, purpose: str) -> list[Entry]:
     """The entries in the order of a hash of seed, purpose and path: stable when others come."""
 
-    def place(entry: Entry) -> bytes:
-        name = f"{seed}\n{purpose}\n{entry.repo}\n{entry.path}\n{entry.id}"
-        return hashlib.sha256(name.encode()).digest()
+    def place(entry: Entry) -> tuple[bytes, str]:
+        name = f"{seed}\n{purpose}\n{entry.repo}\n{entry.path}"
+        return hashlib.sha256(name.encode()).digest(), entry.id
 
     return sorted(entries, key=place)
 

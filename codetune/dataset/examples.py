@@ -25,31 +25,11 @@ from codetune.dataset.chunks import chunk_borders
 from codetune.dataset.encoded import Encoded, Encoder
 from codetune.dataset.recipe import Recipe
 from codetune.dataset.spans import SpanChooser
+from codetune.dataset.table import COLUMNS
 from codetune.models.prompts import Ids, Order, Renderer
 from codetune.records import Document
 from codetune.syntax.parse import Span, fim_spans
 
-COLUMNS = {
-    "id": "string",
-    "stream": "string",
-    "text": "string",
-    "prefix": "string",
-    "middle": "string",
-    "suffix": "string",
-    "repo": "string",
-    "commit": "string",
-    "path": "string",
-    "start": "int64",  # the span in characters of the document
-    "end": "int64",
-    "licence": "string",
-    "weight": "double",
-    "language": "string",
-    "kind": "string",
-    "ends_file": "bool",
-    "order": "string",  # fim: "psm" or "spm"
-    "header": "bool",
-    "tokens": "int64",
-}
 _SLACK = 12  # tokens that cutting a text into three may add
 _FEWEST = 24  # tokens of a file from which a FIM example is drawn
 
@@ -110,6 +90,7 @@ class _FileExamples:
         encoded, text = self.encoded, self.document.text
         room = self.recipe.window - len(self.named) - 1  # the end-of-text token
         borders = chunk_borders(encoded, self.document.language, room)
+        self.out.counts["files in pieces"] += len(borders) > 2
         for first, last in pairwise(borders):
             head, named = self.start()
             ends = last == borders[-1]

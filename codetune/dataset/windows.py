@@ -130,10 +130,10 @@ _POWERS: dict[int, Hashes] = {}
 
 
 def _powers(base: int, count: int) -> Hashes:
-    """`base`^0, `base`^1 … modulo 2^64; kept, and doubled when more are wanted."""
+    """`base`^0, `base`^1 … modulo 2^64; the longest run asked for is kept."""
     known = _POWERS.get(base)
     if known is None or len(known) < count:
-        steps = np.full(max(count, 1 << 16) * 2, base, np.uint64)
+        steps = np.full(max(count, 1 << 18), base, np.uint64)
         steps[0] = 1
         known = _POWERS[base] = np.cumprod(steps, dtype=np.uint64)
     return known[:count]

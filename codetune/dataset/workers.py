@@ -23,12 +23,16 @@ from codetune.errors import DatasetError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_MOST = 16  # processes: above it, the one that writes is the limit
 _AHEAD = 2  # items for each process that are read before their turn
 
 
 def processes_for(size: int, small: int = 3_000_000) -> int:
     """How many processes are worth their start for `size` bytes of text."""
-    return 1 if size < small else min(len(os.sched_getaffinity(0)), 16)
+    if size < small:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(cores, _MOST)
 
 
 def ordered_map(

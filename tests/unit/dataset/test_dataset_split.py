@@ -9,6 +9,7 @@ import pytest
 
 from codetune.artifacts import Artifact
 from codetune.dataset.added import added_regions
+from codetune.dataset.table import read_examples
 from codetune.errors import ConfigError, DatasetError, ModelError
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenStore
@@ -49,8 +50,8 @@ def test_by_time(tmp_path: Path) -> None:
     ]
     artifact = built(tmp_path, documents, minimum_future=100)
     texts = trained(artifact)
-    assert texts["changed.py"] == old
-    assert "gone.py" in texts
+    past = {one.path: one.text for one in documents if one.in_past}
+    assert all(past[path] == text for path, text in texts.items())
     assert not {"new.py", "moved/here.py"} & texts.keys()
     held = rows(artifact, "heldout.parquet")
     assert {row["split"] for row in held} == {"time"}
@@ -216,7 +217,8 @@ def test_streams(tmp_path: Path) -> None:
 
 
 def test_the_store_is_the_table(tmp_path: Path) -> None:
-    artifact = built(tmp_path, files(20))
+    documents = files(20)
+    artifact = built(tmp_path, documents)
     store, table = TokenStore.open(artifact.path / "tokens"), rows(artifact, "examples.parquet")
     renderer = Renderer.from_folder(tmp_path / "base-qwen")
     assert len(store) == len(table) == sum(artifact.summary["examples"].values())
@@ -230,6 +232,15 @@ def test_the_store_is_the_table(tmp_path: Path) -> None:
         assert row["commit"] == "beef"
         assert row["licence"] == "MIT"
     assert len({row["id"] for row in table}) == len(table)
+    examples = list(read_examples(artifact / "examples.parquet"))
+    assert [e.id for e in examples] == [row["id"] for row in table]
+    by_path = {d.path: d.text for d in documents}
+    for one in examples:
+        whole = by_path[one.source.path][slice(*one.source.span)]
+        assert (one.text is None) == (one.stream == "fim") == (one.fim is not None)
+        assert whole == one.text or (
+            one.fim is not None and whole == one.fim.prefix + one.fim.middle + one.fim.suffix
+        )
 
 
 def test_added_regions() -> None:

@@ -1,0 +1,93 @@
+"""examples.parquet: the canonical examples as a table, a column for each of their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from codetune.records import Example, Fim, Provenance
+from codetune.tables import read_rows
+
+COLUMNS = {
+    "id": "string",
+    "stream": "string",
+    "text": "string",
+    "prefix": "string",
+    "middle": "string",
+    "suffix": "string",
+    "repo": "string",
+    "commit": "string",
+    "path": "string",
+    "start": "int64",  # the span in characters of the document
+    "end": "int64",
+    "licence": "string",
+    "weight": "double",
+    "language": "string",
+    "kind": "string",
+    "ends_file": "bool",
+    "order": "string",  # fim: "psm" or "spm"
+    "header": "bool",
+    "tokens": "int64",
+}
+_ROW_GROUP = 8_000_000  # bytes
+
+
+def read_examples(path: Path) -> Iterator[Example]:
+    """The examples of a dataset in order; one row group is in memory at a time."""
+    for row in read_rows(path):
+        place = (row["start"], row["end"])
+        source = Provenance(row["repo"], row["commit"], row["path"], place, row["licence"])
+        gap = row["middle"] is not None
+        yield Example(
+            id=row["id"],
+            stream=row["stream"],
+            source=source,
+            text=row["text"],
+            fim=Fim(row["prefix"], row["middle"], row["suffix"]) if gap else None,
+            weight=row["weight"],
+            language=row["language"],
+            kind=row["kind"],
+            ends_file=row["ends_file"],
+        )
+
+
+class ExamplesFile:
+    """examples.parquet, written in row groups of about 8 MB of text."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
+        kinds |= {"bool": pa.bool_()}
+        self._schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+        self._batches: list[Any] = []
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Append rows, given as columns."""
+        import pyarrow as pa
+
+        batch = pa.RecordBatch.from_pydict(dict(columns), schema=self._schema)
+        self._batches.append(batch)
+        self._size += batch.nbytes
+        if self._size >= _ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._batches:
+            table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+            self._writer.write_table(table, row_group_size=len(table) or 1)
+        self._batches, self._size = [], 0
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
