@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -209,12 +210,21 @@ def load_adapter(
 
     try:
         if isinstance(model, peft.PeftModel):
-            model.load_adapter(str(path), adapter_name=name, is_trainable=False)
+            model.load_adapter(
+                str(path), adapter_name=name, is_trainable=False, autocast_adapter_dtype=False
+            )
             tuned: torch.nn.Module = model
         else:
-            tuned = peft.PeftModel.from_pretrained(
-                model, str(path), adapter_name=name, is_trainable=False
-            )
+            with warnings.catch_warnings():
+                # PEFT 0.21 asks transformers 5.23 for a property by its old name.
+                warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+                tuned = peft.PeftModel.from_pretrained(
+                    model,
+                    str(path),
+                    adapter_name=name,
+                    is_trainable=False,
+                    autocast_adapter_dtype=False,  # float32 beside a bf16 base would be slow
+                )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(
             f"The adapter in {path} does not fit this base: {_first_line(error)}",

@@ -97,7 +97,7 @@ def attend(
     if kwargs.get("softcap") is not None:
         raise ValueError(f"{NAME} has no soft capping")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type != "cpu":
+    if query.device.type != "cpu" or max(layout.lengths) > LONGEST_KEPT:
         return _per_document(query, key, value, scale, layout), None
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]
     out: Tensor = _Documents.apply(*rows, scale, layout)
@@ -112,7 +112,7 @@ def register() -> None:
 
 
 def _per_document(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Tensor:
-    """One fused call a document, for GPUs, whose flash kernels are at full speed."""
+    """One fused call a document: for GPUs, whose flash kernels are fast, and long documents."""
     pieces = zip(*(x.split(layout.lengths, dim=2) for x in (q, k, v)), strict=True)
     out = [
         F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True)

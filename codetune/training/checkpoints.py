@@ -154,7 +154,7 @@ def _random_states() -> dict[str, Tensor]:
     version, numbers, gauss = random.getstate()
     if gauss is not None:
         raise TrainingError("Python's random generator holds half a pair of normal numbers.")
-    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    numpy_state: Any = np.random.get_state(legacy=False)
     states = {
         "torch": torch.get_rng_state(),
         "python": torch.tensor([version, *numbers], dtype=torch.int64),
@@ -171,6 +171,6 @@ def _set_random_states(states: dict[str, Tensor]) -> None:
     version, *numbers = states["python"].tolist()
     random.setstate((version, tuple(numbers), None))
     key = states["numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", key, int(states["numpy_position"][0]), 0, 0.0))  # noqa: NPY002
+    np.random.set_state(("MT19937", key, int(states["numpy_position"][0]), 0, 0.0))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

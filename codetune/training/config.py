@@ -80,7 +80,9 @@ class TrainingOptions(Options):
         5, ge=1, description="Stop when this many validations in a row brought nothing better."
     )
     checkpoint_seconds: float = option(
-        10.0, ge=0, description="Least time between checkpoints; more when writing one is slow."
+        10.0,
+        ge=0,
+        description="Least time between checkpoints; more when writing one is slow. 0: each step.",
     )
     memory_limit: int | None = option(
         None, ge=1, description="Bytes that training may use; the machine's rest when not set."

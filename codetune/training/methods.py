@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,11 @@ def prepare(model: nn.Module, options: TrainingOptions) -> nn.Module:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    # The adapters compute in the base's precision: their float32 masters are the optimizer's.
-    tuned: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for a property by its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        # The adapters compute in the base's precision; their float32 masters are the optimizer's.
+        tuned: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     return tuned
 
 

@@ -45,11 +45,11 @@ def make_plan(
             advice="Add sources, or loosen corpus and dataset options; "
             "`codetune build SOURCE --json` shows what was dropped and why.",
         )
-    longest = int(train.lengths.max())
-    window = options.window or max(_LEAST_WINDOW, longest)
-    rows = len(pack(train.lengths, window))
     micro = options.micro_batch_tokens or _micro_batch_tokens(parameters)
     batch = options.batch_tokens or _batch_tokens(train.tokens)
+    longest = int(train.lengths.max())
+    window = options.window or max(min(_LEAST_WINDOW, micro, batch), longest)
+    rows = len(pack(train.lengths, window))
     rows_per_batch = max(1, min(micro, batch) // window)
     accumulation = max(1, round(batch / (rows_per_batch * window)))
     per_epoch = math.ceil(math.ceil(rows / rows_per_batch) / accumulation)
@@ -82,9 +82,7 @@ def _micro_batch_tokens(parameters: int) -> int:
     return 4096 if parameters < 100_000_000 else 2048
 
 
-def _validation_batches(
-    store: TokenStore, tokens: int, room: int
-) -> tuple[tuple[int, ...], ...]:
+def _validation_batches(store: TokenStore, tokens: int, room: int) -> tuple[tuple[int, ...], ...]:
     """The store's first examples up to `tokens`, in batches of about `room` tokens."""
     batches: list[list[int]] = []
     filled, total = room, 0

@@ -105,7 +105,9 @@ def preflight(
         trainable_share=trainable / parameters,
         tokens=plan.tokens,
         steps=plan.steps,
-        batch_tokens=round(min(batch_tokens, plan.window * plan.rows_per_batch * plan.accumulation)),
+        batch_tokens=round(
+            min(batch_tokens, plan.window * plan.rows_per_batch * plan.accumulation)
+        ),
         memory_needed=needed,
         memory_limit=limit,
         disk_needed=disk_needed,

@@ -100,9 +100,7 @@ class _Run:
         checkpoint = checkpoints.newest()
         facts = earlier(self.folder) if checkpoint else None
         if facts is None:
-            facts = preflight(
-                objective, optimizer, data, validation, plan, options, self.folder
-            )
+            facts = preflight(objective, optimizer, data, validation, plan, options, self.folder)
         self.progress.say(facts.sentence())
         log.info("%s; %s; %s, %s", facts.sentence(), chosen, device, dtype)
         log.info("%s", plan)
@@ -143,7 +141,9 @@ class _Run:
             trainer.evaluate()
 
     def _stores(self) -> tuple[TokenStore, TokenStore]:
-        return TokenStore.open(self.dataset / "tokens"), TokenStore.open(self.dataset / "validation")
+        return TokenStore.open(self.dataset / "tokens"), TokenStore.open(
+            self.dataset / "validation"
+        )
 
     def _device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
         import torch

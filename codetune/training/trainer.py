@@ -223,6 +223,11 @@ class CodetuneTrainer(Trainer):
         tensors, state = self.checkpoints.load(Path(checkpoint))
         self.masters.restore(tensors)
         self.lr_scheduler.load_state_dict(state["schedule"])
+        # The schedule sets the optimizer's rate when it steps: until then it is up to us.
+        for group, rate in zip(
+            self.masters.param_groups, self.lr_scheduler.get_last_lr(), strict=True
+        ):
+            group["lr"] = rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -249,8 +254,9 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         now = time.monotonic()
         self.trainer.tally.seconds += now - self._started
-        wait = max(self.trainer.options.checkpoint_seconds, 20 * self._save_seconds)
-        control.should_save = now - self._saved >= wait
+        wait = self.trainer.options.checkpoint_seconds
+        # Writing may cost a twentieth of the time; nothing to wait for means: every step.
+        control.should_save = now - self._saved >= (max(wait, 20 * self._save_seconds) * (wait > 0))
 
     def on_log(
         self,
@@ -306,5 +312,3 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
 def _only(samples: list[Batch]) -> dict[str, Batch]:
     return {"batch": samples[0]}
-
-

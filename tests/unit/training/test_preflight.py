@@ -1,0 +1,114 @@
+"""The pre-flight refuses what will not fit, and says what would."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codetune.artifacts import Artifact
+from codetune.errors import ArtifactError, TrainingError, WillNotFitError
+from codetune.models.load import BaseModel
+from codetune.progress import Progress
+from codetune.training.checkpoints import Checkpoints
+from codetune.training.config import TrainingOptions
+from codetune.training.train import train
+
+from conftest import make_dataset  # isort: skip
+
+FAST: dict[str, Any] = {"batch_tokens": 512, "max_steps": 3}
+
+
+def go(dataset: Artifact, base: BaseModel, folder: Path, **options: Any) -> Artifact:
+    return train(dataset, base, TrainingOptions(**{**FAST, **options}), folder, Progress())
+
+
+def test_too_little_memory_is_refused_with_advice(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    with pytest.raises(WillNotFitError, match="memory") as raised:
+        go(dataset, base, tmp_path, memory_limit=50_000_000, method="full")
+    assert "training.method=lora" in str(raised.value)
+    assert not list(tmp_path.glob("*/manifest.json"))
+
+
+def test_too_little_disk_is_refused(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("codetune.training.preflight.shutil.disk_usage", lambda _: full)
+    with pytest.raises(WillNotFitError, match="of disk"):
+        go(dataset, base, tmp_path)
+
+
+def test_prediction_covers_what_is_used(dataset: Artifact, base: BaseModel, tmp_path: Path) -> None:
+    artifact = go(dataset, base, tmp_path, method="full")
+    facts = json.loads((artifact / "preflight.json").read_text())
+    used = artifact.summary["peak_memory_bytes"]
+    assert used <= facts["memory_needed"] * 1.05
+
+
+def test_full_disk_keeps_earlier_checkpoints(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third checkpoint meets a full disk; the run then goes on from the second."""
+    import safetensors.torch
+
+    from codetune.training import checkpoints
+
+    def save(tensors: Any, path: Path) -> None:
+        if "step-00000003" in str(path):
+            raise OSError(28, "No space left on device", str(path))
+        safetensors.torch.save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", save)
+    with pytest.raises(TrainingError, match="disk is full") as raised:
+        go(dataset, base, tmp_path, max_steps=5, checkpoint_seconds=0)
+    assert "step" in str(raised.value) and "intact" in str(raised.value)
+    (run,) = tmp_path.glob(".*.partial")
+    newest = Checkpoints(run).newest()
+    assert newest is not None and newest.name == "step-00000002"
+    monkeypatch.undo()
+    assert go(dataset, base, tmp_path, max_steps=5, checkpoint_seconds=0).summary[
+        "resumed_from"
+    ] == [2]
+
+
+def test_empty_dataset_is_refused(base: BaseModel, tmp_path: Path) -> None:
+    empty = make_dataset(tmp_path / "data", examples=0)
+    with pytest.raises(TrainingError, match="no training examples"):
+        go(empty, base, tmp_path / "runs")
+
+
+def test_dataset_without_store_is_refused(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    copy = tmp_path / "dataset"
+    shutil.copytree(dataset.path, copy)
+    shutil.rmtree(copy / "validation")
+    from codetune.artifacts import open_artifact
+
+    with pytest.raises(ArtifactError):
+        go(open_artifact(copy), base, tmp_path / "runs")
+
+
+def test_infinite_loss_is_one_clear_error(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="The loss became nan") as raised:
+        go(
+            dataset,
+            base,
+            tmp_path,
+            method="full",
+            learning_rate=1.0,
+            clip=1e30,
+            max_steps=40,
+            weight_decay=1.0,
+            warmup=0.0,
+            epochs=20,
+        )
+    assert "learning_rate" in str(raised.value)
