@@ -28,8 +28,8 @@ _ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # odd 64-bi
 
 def exact_digest(text: str) -> str:
     """SHA-256 of the text, hexadecimal, blind to blanks at line ends and at the file's end."""
-    lines = [line.rstrip() for line in text.rstrip().split("\n")]
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+    lines = "\n".join(map(str.rstrip, text.rstrip().split("\n")))
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def shingles(text: str) -> NDArray[np.uint64]:
@@ -76,6 +76,7 @@ class NearDuplicates:
         self.threshold = threshold
         self._keys: list[str] = []
         self._signatures = np.empty((256, PERMUTATIONS), dtype=np.uint32)
+        self._last: tuple[Signature, list[int]] | None = None
         self._buckets: dict[int, int] = {}  # band hash → newest member
         self._older = np.empty((256, _BANDS), dtype=np.int32)  # next older member of the bucket
 
@@ -91,9 +92,15 @@ class NearDuplicates:
         self._keys.append(key)
         self._signatures[row] = signature
         buckets = self._buckets
-        for band, bucket in enumerate(_band_hashes(signature)):
+        for band, bucket in enumerate(self._bands_of(signature)):
             self._older[row, band] = buckets.get(bucket, -1)
             buckets[bucket] = row
+
+    def _bands_of(self, signature: Signature) -> list[int]:
+        """The bands' hashes, kept for the `add` that usually follows a `find`."""
+        if self._last is None or self._last[0] is not signature:
+            self._last = (signature, _band_hashes(signature))
+        return self._last[1]
 
     def find(self, signature: Signature) -> str | None:
         """The key of the earliest added text at or above the threshold, or None."""
@@ -103,7 +110,7 @@ class NearDuplicates:
     def find_all(self, signature: Signature) -> list[tuple[str, float]]:
         """Every similar text as (key, estimated similarity), earliest first."""
         candidates: set[int] = set()
-        for band, bucket in enumerate(_band_hashes(signature)):
+        for band, bucket in enumerate(self._bands_of(signature)):
             row = self._buckets.get(bucket, -1)
             while row >= 0:
                 candidates.add(row)

@@ -34,7 +34,7 @@ _SMALLEST_TABLE = 20_000  # characters
 _STRING = re.compile(r"\"[^\"]*\"|'[^']*'|`[^`]*`")
 _WORD = re.compile(r"[\w.+-]+(?:[ \t]+[\w.+-]+)*")
 _PROSE = frozenset({"markdown", "rst"})
-_NO_LETTERS = dict.fromkeys(map(ord, string.ascii_letters))
+_LETTERS = string.ascii_letters.encode()
 _MINIFIABLE = frozenset({"javascript", "typescript", "tsx", "css", "html", "vue", "svelte"})
 
 
@@ -57,6 +57,8 @@ def _judge_lines(
     text: str, lines: list[str], language: str, longest: int
 ) -> tuple[str, str] | None:
     """Minified code and files of long lines; one long line in a file of code does no harm."""
+    if max(map(len, lines)) <= min(200, longest):
+        return None
     if language in _MINIFIABLE:
         average = len(text) / len(lines)
         packed = sum(len(line) for line in lines if len(line) > 500)
@@ -72,9 +74,9 @@ def _judge_data(text: str, lines: list[str], language: str, largest: int) -> tup
     """Tables in the clothes of code, and large files of data formats."""
     if language in MAYBE_DATA and len(text) > largest:
         return "data", f"{len(text)} characters of {language}"
-    if len(text) > 2000 and language not in _PROSE:
-        letters = len(text) - len(text.translate(_NO_LETTERS))
-        if letters < _FEWEST_LETTERS * len(text) and text.isascii():
+    if len(text) > 2000 and language not in _PROSE and text.isascii():
+        letters = len(text) - len(text.encode().translate(None, _LETTERS))
+        if letters < _FEWEST_LETTERS * len(text):
             return "data", f"{letters / len(text):.0%} letters"
     if len(text) > _SMALLEST_TABLE and len(lines) > 200:
         sample = lines[:: len(lines) // 200]

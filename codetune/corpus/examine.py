@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from codetune.artifacts import digest_of
 from codetune.corpus.content import judge_text
 from codetune.corpus.decode import decode, is_binary
 from codetune.corpus.licences import Licences, is_allowed
@@ -70,7 +70,7 @@ def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> 
         return Dropped("secret", ", ".join(sorted(redacted.kinds)))
     hashes = shingles(redacted.text)
     document = {
-        "id": digest_of([row["repo"], path, redacted.text]),
+        "id": _identity(row["repo"], path, redacted.text),
         "repo": row["repo"],
         "path": path,
         "language": language,
@@ -89,3 +89,8 @@ def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> 
         decoded.invisible,
         redacted.kinds,
     )
+
+
+def _identity(*parts: str) -> str:
+    """16 hexadecimal digits that change with any part: stable across runs."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -86,8 +86,8 @@ _PATTERNS: tuple[Pattern, ...] = (
     ),
     Pattern(
         "AWS_KEY_ID",
-        ("AKIA", "ASIA", "ABIA", "ACCA"),
-        re.compile(r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b"),
+        ("AKIA", "ASIA"),
+        re.compile(r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b"),
         accept=_issued,
     ),
     Pattern(
@@ -181,7 +181,7 @@ _PATTERNS: tuple[Pattern, ...] = (
         "PASSWORD",
         ("://",),
         re.compile(
-            r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@'\"`<>]{1,80}:([^\s/@'\"`<>]{4,200})@"
+            r"://[^\s:/@'\"`<>]{1,80}:([^\s/@'\"`<>]{4,200})@"
             r"[A-Za-z0-9.\[-]"
         ),
         group=1,

@@ -120,7 +120,9 @@ IS_CODE: frozenset[str] = frozenset(
     {*_BY_SUFFIX.values(), *_BY_NAME.values(), *_BY_INTERPRETER.values()} - _PROSE_AND_DATA
 )
 
-_SHEBANG = re.compile(r"#!\s*\S*?([A-Za-z]+)[\d.]*(?:\s+(?:-S\s+)?(?:\w+=\S+\s+)*([A-Za-z]+))?")
+_SHEBANG = re.compile(
+    r"#!\s*(?:\S*/)?([A-Za-z]+)[\d.]*(?:\s+(?:-S\s+)?(?:\w+=\S+\s+)*([A-Za-z]+))?"
+)
 _CPP_HEADER = re.compile(
     r"^\s*(?:class\s+\w+|namespace\b|template\s*<|using\s+\w|public:|private:|protected:)"
     r"|\bstd::|#include\s*<\w+>\s*$|\bconstexpr\b|\bvirtual\b",

@@ -146,6 +146,7 @@ _CONTAINERS = frozenset(
         *_BLOCKS,
     }
 )
+_ATTRIBUTES = frozenset({"attribute_item", "inner_attribute_item"})  # Rust's #[…]
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 
 
@@ -202,24 +203,19 @@ def top_level_spans(text: str, language: str, *, largest: int = 4000) -> list[Sp
         return []
     spans: list[Span] = []
     for node in _members(root, largest):
-        start, end = node.start_byte, node.end_byte
-        while end > start and data[end - 1 : end].isspace():
-            end -= 1
-        is_comment = "comment" in node.type
-        if spans and not is_comment and spans[-1].kind == "comment":
-            above = spans[-1]
-            if data[above.end : start].count(b"\n") <= 1 and not data[above.end : start].strip():
-                spans.pop()
-                start = above.start
-        elif spans and is_comment and spans[-1].kind == "comment":
-            above = spans[-1]
-            if data[above.end : start].count(b"\n") <= 1:
-                spans[-1] = Span("comment", above.start, end)
-                continue
+        start, end = _trimmed(node.start_byte, node.end_byte, data)
+        leads = "comment" in node.type or node.type in _ATTRIBUTES
+        kind = "comment" if leads else _kind(node, None) or "statement"
+        if spans and spans[-1].kind == "comment" and _adjoins(data[spans[-1].end : start]):
+            start = spans.pop().start
         if end > start:
-            kind = "comment" if is_comment else _kind(node, None) or "statement"
             spans.append(Span(kind, start, end))
     return _in_characters(data, text, spans)
+
+
+def _adjoins(between: bytes) -> bool:
+    """Whether nothing but one line end lies between a comment and what follows it."""
+    return not between.strip() and between.count(b"\n") <= 1
 
 
 def _members(root: Any, largest: int) -> Iterator[Any]:
@@ -229,8 +225,13 @@ def _members(root: Any, largest: int) -> Iterator[Any]:
         node = stack.pop()
         large = node.end_byte - node.start_byte > largest
         if large and node.type in _CONTAINERS | {"ERROR"}:
-            inner = [child for child in node.named_children if child.end_byte > child.start_byte]
-            stack.extend(reversed(inner))
+            # Names, bases and brackets are the frame; members are what is left.
+            stack.extend(
+                child
+                for child in reversed(node.named_children)
+                if "comment" in child.type
+                or _kind(child, None) in ("definition", "statement", "block", "expression")
+            )
         else:
             yield node
 
@@ -238,11 +239,11 @@ def _members(root: Any, largest: int) -> Iterator[Any]:
 def _kind(node: Any, field: str | None) -> str | None:
     """What a node is to a programmer; None for one that is no use as a span."""
     name: str = node.type
-    if not node.is_named:
+    if not node.is_named or name in _ATTRIBUTES:
         return None
     if field == "condition":
         return "condition"
-    if field == "body":
+    if field == "body" and name != "literal_value":
         return "body"
     if name in _ARGUMENTS:
         return "arguments"
@@ -269,6 +270,10 @@ def _interior(node: Any, data: bytes) -> tuple[int, int]:
         first, last = node.child(0), node.child(count - 1)
         if first.type in _OPENING and last.type in _CLOSING:
             start, end = first.end_byte, last.start_byte
+    return _trimmed(start, end, data)
+
+
+def _trimmed(start: int, end: int, data: bytes) -> tuple[int, int]:
     while start < end and data[start : start + 1].isspace():
         start += 1
     while end > start and data[end - 1 : end].isspace():

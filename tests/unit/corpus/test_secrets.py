@@ -1,0 +1,175 @@
+"""Planted canaries: every kind of secret is found, and innocent code stays as it is.
+
+The canaries are put together here, so that this file itself holds none.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codetune.corpus.secrets import redact
+
+_CHANCE = random.Random(7)
+
+
+def draw(count: int, letters: str = string.ascii_letters + string.digits) -> str:
+    return "".join(_CHANCE.choice(letters) for _ in range(count))
+
+
+HEX = "0123456789abcdef"
+PEM = "\n".join(draw(64, string.ascii_letters + string.digits + "+/") for _ in range(12))
+BEGIN, END = "-----BEGIN RSA PRIVATE" + " KEY-----", "-----END RSA PRIVATE" + " KEY-----"
+
+
+def _jwt() -> str:
+    parts = ('{"alg":"HS256","typ":"JWT"}', '{"sub":"1234567890","name":"Jo"}')
+    encoded = [base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*encoded, draw(43)])
+
+
+CANARIES = {
+    "AWS_KEY_ID": "AKIA" + draw(16, string.ascii_uppercase + "234567"),
+    "GITHUB_TOKEN": "ghp_" + draw(36),
+    "GITHUB_TOKEN fine": "github_pat_" + draw(22) + "_" + draw(59),
+    "GITLAB_TOKEN": "glpat-" + draw(20),
+    "SLACK_TOKEN": "xoxb-"
+    + draw(12, string.digits)
+    + "-"
+    + draw(12, string.digits)
+    + "-"
+    + draw(24),
+    "GOOGLE_KEY": "AIza" + draw(35),
+    "GOOGLE_SECRET": "GOCSPX-" + draw(28),
+    "HUGGING_FACE_TOKEN": "hf_" + draw(34, string.ascii_letters),
+    "STRIPE_KEY": "sk_live_" + draw(24),
+    "OPENAI_KEY": "sk-" + draw(48),
+    "OPENAI_KEY project": "sk-proj-" + draw(80),
+    "ANTHROPIC_KEY": "sk-ant-api03-" + draw(80),
+    "PYPI_TOKEN": "pypi-AgEIcHlwaS5vcmc" + draw(80),
+    "NPM_TOKEN": "npm_" + draw(36),
+    "SENDGRID_KEY": "SG." + draw(22) + "." + draw(43),
+    "TWILIO_KEY": "SK" + draw(32, HEX),
+    "DIGITALOCEAN_TOKEN": "dop_v1_" + draw(64, HEX),
+    "TELEGRAM_TOKEN": draw(9, "123456789") + ":AA" + draw(33),
+    "JWT": _jwt(),
+}
+
+
+@pytest.mark.parametrize("kind", CANARIES)
+@pytest.mark.parametrize(
+    "line",
+    ['client = connect("{}")\n', "{}", "# old: {}\n", "export X={}\n", "curl -H 'X: {}' u\n"],
+)
+def test_issued_credentials_are_replaced(kind, line):
+    secret = CANARIES[kind]
+    found = redact(line.format(secret))
+    name = kind.split()[0]
+    assert found.text == line.format(f"REDACTED_{name}")
+    assert found.kinds == {name: 1}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'password = "{}"',
+        "PASSWORD: '{}'",
+        '    "api_key": "{}",',
+        "client_secret => '{}'",
+        'let auth_token: String = "{}".into();',
+        "DB_PASSWORD={}",
+        "secret_key: {}",
+        'settings["token"] = "{}"',
+        'const string ApiKey = "{}";',
+        'private static final String SECRET = "{}";',
+    ],
+)
+def test_random_values_of_telling_names_are_replaced(line):
+    secret = "q7" + draw(22)
+    found = redact(f"first\n{line.format(secret)}\nlast\n")
+    assert found.text == f"first\n{line.format('REDACTED_SECRET')}\nlast\n"
+
+
+@pytest.mark.parametrize(
+    "address", ["postgres://app:{}@db.internal:5432/app", "https://bot:{}@git.example.org/a.git"]
+)
+def test_passwords_of_addresses_are_replaced(address):
+    assert redact(f'URL = "{address.format("s9X!k2vQ")}"').text == (
+        f'URL = "{address.format("REDACTED_PASSWORD")}"'
+    )
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        f"KEY = '''{BEGIN}\n{PEM}\n{END}'''\n",
+        "".join(f'    "{line}\\n"\n' for line in (BEGIN, *PEM.split("\n"), END)),
+        'key = "' + BEGIN + "\\n" + PEM.replace("\n", "\\n") + "\\n" + END + '"\n',
+    ],
+    ids=["block", "strings", "escaped"],
+)
+def test_private_keys_keep_their_lines(block):
+    found = redact("before()\n" + block + "after()\n")
+    assert found.kinds == {"PRIVATE_KEY": 1}
+    assert found.text.count("\n") == block.count("\n") + 2
+    assert found.text.startswith("before()\n")
+    assert found.text.endswith("after()\n")
+    for line in PEM.split("\n"):
+        assert line not in found.text
+        assert line[:40] not in found.text
+
+
+INNOCENT = [
+    'password = get_password("database")',
+    'password = "changeme"',
+    "token = os.environ['API_TOKEN']",
+    'SECRET_KEY = "django-insecure-example-key-for-tests"',
+    'api_key = "your-api-key-goes-here-1234"',
+    'token_url = "https://login.example.org/oauth2/v2/token"',
+    "token = tokenizer.next_token_of_the_stream_2(buffer)",
+    'password_field_name = "user_password_confirmation"',
+    "s3://access_key:secret_access_key@bucket",
+    "postgres://user:password@localhost/test",
+    "postgres://{user}:{password}@{host}/db",
+    'url = "http://host:8080/path@2x.png"',
+    "sha256 = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'",
+    "commit 7b5199fdeff7d7682e9f979f468d55bc7b67b934",
+    "AKIAIOSFODNN7EXAMPLE",
+    "sk-learn-contrib and task-based-scheduling-of-things",
+    "const SKIP = 'SK'; hf_hub_download(); xoxo",
+    'f(secret="short")',
+    "private_key: ${{ secrets.PRIVATE_KEY_OF_THE_DEPLOY_JOB }}",
+    "if '-----BEGIN PRIVATE' in text: parse(text)",
+    "keyboard = 'qwertyuiop'",
+]
+
+
+@pytest.mark.parametrize("line", INNOCENT)
+def test_innocent_code_stays(line):
+    assert redact(line).text == line
+
+
+@given(st.text())
+def test_lines_are_never_added_or_lost(text):
+    assert redact(text).text.count("\n") == text.count("\n")
+
+
+def test_redacting_again_changes_nothing():
+    text = "\n".join(f"x = '{secret}'" for secret in CANARIES.values())
+    once = redact(text).text
+    assert redact(once).text == once
+    assert not any(secret in once for secret in CANARIES.values())
+
+
+def test_a_megabyte_without_secrets_is_fast():
+    import time
+
+    text = "password token secret key = value  # ://\n" * 25_000
+    start = time.process_time()
+    redact(text)
+    assert time.process_time() - start < 2
