@@ -54,6 +54,10 @@ class Stages:
         return found
 
     @property
+    def forgetting_limit(self) -> float:
+        return float(self.evaluation.config["forgetting_limit"])
+
+    @property
     def repository(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = json.loads((self.collected / "repository.json").read_text())
         return found
@@ -114,7 +118,7 @@ def score_rows(stages: Stages) -> list[dict[str, Any]]:
                 "tuned": tuned,
                 "change": change,
                 "said": measure.change(base["value"], tuned["value"], change["value"]),
-                "quality": measure.quality(change),
+                "quality": measure.quality(base["value"], change, stages.forgetting_limit),
                 "behind": behind.get(measure.key, prompts),
             }
         )

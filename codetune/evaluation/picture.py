@@ -9,10 +9,10 @@ from typing import Any
 from codetune.evaluation.charts import MEASURES
 
 BASE, TUNED, QUIET = "#64748b", "#2563eb", "#475569"
-QUALITY = {"better": "#15803d", "worse": "#b91c1c", "same": "#475569"}
+QUALITY = {"better": "#15803d", "worse": "#b91c1c", "same": "#475569", "kept": "#475569"}
 
 
-def draw_scorecard(file: Path, scorecard: Mapping[str, Any], title: str) -> None:
+def draw_scorecard(file: Path, scorecard: Mapping[str, Any], limit: float, title: str) -> None:
     """Draw base and tuned with their 95 % intervals, one panel a measure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def draw_scorecard(file: Path, scorecard: Mapping[str, Any], title: str) -> None
         base, tuned = (scorecard[side][measure.key]["value"] for side in ("base", "tuned"))
         said = measure.change(base, tuned, change["value"])
         axes.set_title(f"{measure.title}, {measure.hint}", loc="left", fontsize=9, color=QUIET)
-        colour = QUALITY[measure.quality(change)]
+        colour = QUALITY[measure.quality(base, change, limit)]
         axes.set_title(said, loc="right", fontsize=10, fontweight="bold", color=colour)
         axes.set_ylim(-0.6, 1.9)
         axes.margins(x=0.15)

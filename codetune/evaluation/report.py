@@ -21,6 +21,7 @@ from codetune.errors import EvaluationError
 from codetune.evaluation import facts, visible
 from codetune.evaluation.charts import loss_svg, scorecard_svg
 from codetune.evaluation.facts import Stages
+from codetune.evaluation.gate import FEWEST_FILES
 from codetune.evaluation.picture import draw_scorecard
 from codetune.records import ModelCard
 
@@ -48,7 +49,12 @@ def write_report(
     content = _content(stages)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draw_scorecard(folder / PICTURE, stages.scorecard, f"{card.id} against {card.base}")
+        draw_scorecard(
+            folder / PICTURE,
+            stages.scorecard,
+            stages.forgetting_limit,
+            f"{card.id} against {card.base}",
+        )
         if (run / CURVE).exists():
             shutil.copyfile(run / CURVE, folder / CURVE)
         _replace(folder / HTML, _render("report.html.j2", content, _html_value))
@@ -66,15 +72,17 @@ def _content(stages: Stages) -> dict[str, Any]:
     """Everything the templates show."""
     metrics = stages.run / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
+    kinds = stages.dataset.summary.get("fim_kinds") or {}
     return {
         "card": stages.card,
         "headline": facts.headline(stages),
         "verdict": facts.verdict(stages),
         "reasons": stages.scorecard["reasons"],
         "scores": facts.score_rows(stages),
-        "score_picture": scorecard_svg(stages.scorecard),
+        "score_picture": scorecard_svg(stages.scorecard, stages.forgetting_limit),
         "loss_picture": loss_svg([json.loads(line) for line in lines]),
         "parts": facts.parts(stages),
+        "fewest_files": FEWEST_FILES,
         "examples": facts.examples(stages),
         "prompts": stages.scorecard["base"]["n"]["prompts"],
         "seed": stages.evaluation.config["seed"],
@@ -83,7 +91,8 @@ def _content(stages: Stages) -> dict[str, Any]:
         "dropped": facts.dropped_rows(stages),
         "data": facts.data_facts(stages),
         "kinds": sorted(
-            (stages.dataset.summary.get("fim_kinds") or {}).items(), key=lambda item: -item[1]
+            ((kind.removeprefix("syntax:"), number) for kind, number in kinds.items()),
+            key=lambda item: -item[1],
         ),
         "training": facts.training_facts(stages),
         "preflight": facts.preflight_facts(stages),
@@ -91,7 +100,7 @@ def _content(stages: Stages) -> dict[str, Any]:
         "location": stages.repository["location"],
         "commit": stages.repository.get("commit"),
         "options": facts.options_yaml(stages, _DERIVED),
-        "forgetting_limit": stages.evaluation.config["forgetting_limit"],
+        "forgetting_limit": stages.forgetting_limit,
         "window": stages.evaluation.summary["window"],
         "seconds": stages.evaluation.summary["seconds"],
         "version": __version__,
