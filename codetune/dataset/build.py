@@ -11,7 +11,7 @@ from typing import Any
 from codetune.artifacts import Artifact, run_stage
 from codetune.dataset.catalogue import batches, read_catalogue, read_documents
 from codetune.dataset.config import DatasetOptions
-from codetune.dataset.examples import Rendered, Rendering
+from codetune.dataset.examples import Packed, Packing
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.leakage import Purged, measure, purge
 from codetune.dataset.recipe import Recipe, resolve
@@ -144,12 +144,12 @@ class _Build:
             for source in (training, iter([purged.returned] if purged.returned else [])):
                 assert self.processes is not None
                 arguments = (self.base, self.recipe)
-                for rendered in ordered_map(Rendering, arguments, source, self.processes):
-                    output.add(rendered)
-                    task.advance(rendered.counts["bytes"])
+                for packed in ordered_map(Packing, arguments, source, self.processes):
+                    output.add(packed)
+                    task.advance(packed.counts["bytes"])
         with TokenWriter(folder / "validation", vocabulary) as tokens:
             held = _Output(tokens, None)
-            held.add(Rendering(self.base, self.recipe)(purged.validation))
+            held.add(Packing(self.base, self.recipe)(purged.validation))
         return output.counts, held.counts
 
     def _nothing_held_out(self, purged: Purged) -> DatasetError:
@@ -179,20 +179,11 @@ class _Output:
         self._tokens, self._table = tokens, table
         self.counts: Counter[str] = Counter()
 
-    def add(self, rendered: Rendered) -> None:
-        first = self.counts["documents"]
-        streams, weights = rendered.columns["stream"], rendered.columns["weight"]
-        for number, ids in enumerate(rendered.tokens):
-            self._tokens.append(
-                ids,
-                stream=streams[number],
-                document=first + rendered.documents[number],
-                loss_from=rendered.loss_from[number],
-                weight=weights[number],
-            )
+    def add(self, packed: Packed) -> None:
+        self._tokens.extend(packed.tokens, packed.index, first=self.counts["documents"])
         if self._table is not None:
-            self._table.add(rendered.columns)
-        self.counts += rendered.counts
+            self._table.add(packed.rows)
+        self.counts += packed.counts
 
 
 def _named(counts: Counter[str], prefix: str) -> dict[str, int]:

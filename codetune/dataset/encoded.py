@@ -30,6 +30,15 @@ class Encoder:
         return Encoded(self, text)
 
 
+def _line_starts(text: str) -> Places:
+    """Characters at which a line starts that is not empty, and the first one."""
+    if text.isascii():
+        codes = np.frombuffer(text.encode(), np.uint8)
+        breaks = np.flatnonzero(codes[:-1] == 10) + 1
+        return np.concatenate([np.zeros(1, np.int64), breaks[codes[breaks] != 10]])
+    return np.array([0, *(match.start() for match in _LINE_START.finditer(text))], np.int64)
+
+
 class Encoded:
     """`ids[i]` starts at character `starts[i]` of `text`."""
 
@@ -38,7 +47,7 @@ class Encoded:
         self.ids: Ids
         self.starts: Places
         self.ids, self.starts = encoder.renderer.plain_offsets(text)
-        self.lines: Places = np.array([0, *(m.start() for m in _LINE_START.finditer(text))])
+        self.lines = _line_starts(text)
         self._encoder = encoder
         self._safe: Places | None = None
 

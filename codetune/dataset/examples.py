@@ -25,10 +25,11 @@ from codetune.dataset.chunks import chunk_borders
 from codetune.dataset.encoded import Encoded, Encoder
 from codetune.dataset.recipe import Recipe
 from codetune.dataset.spans import SpanChooser
-from codetune.dataset.table import COLUMNS
+from codetune.dataset.table import COLUMNS, pack_rows
 from codetune.models.prompts import Ids, Order, Renderer
+from codetune.models.tokens import INDEX, STREAMS, Index, token_type
 from codetune.records import Document
-from codetune.syntax.parse import Span, fim_spans
+from codetune.syntax.parse import Span
 
 _SLACK = 12  # tokens that cutting a text into three may add
 _FEWEST = 24  # tokens of a file from which a FIM example is drawn
@@ -45,8 +46,21 @@ class Rendered:
     counts: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """`Rendered` as it is written: rows of the table, tokens, and rows of the token index.
+
+    Offsets in `index` count from the first token, documents from the first one of this batch.
+    """
+
+    rows: bytes
+    tokens: bytes
+    index: Index
+    counts: Counter[str]
+
+
 class Rendering:
-    """Makes the examples of a batch of documents; every process has one."""
+    """Makes the examples of a batch of documents."""
 
     def __init__(self, base: Path, recipe: Recipe) -> None:
         self.renderer = Renderer.from_folder(base)
@@ -64,6 +78,23 @@ class Rendering:
             rendered.counts["documents"] += 1
             rendered.counts["bytes"] += len(document.text.encode())
         return rendered
+
+
+class Packing(Rendering):
+    """Makes them and packs them, so that the writing process has nothing left to do."""
+
+    def __call__(self, documents: list[Document]) -> Packed:  # type: ignore[override]
+        rendered = super().__call__(documents)
+        index = np.zeros(len(rendered.tokens), INDEX)
+        index["length"] = [len(ids) for ids in rendered.tokens]
+        index["offset"] = np.cumsum(index["length"], dtype=np.uint64) - index["length"]
+        index["loss_from"] = rendered.loss_from
+        index["document"] = rendered.documents
+        index["stream"] = [STREAMS.index(name) for name in rendered.columns["stream"]]
+        index["weight"] = rendered.columns["weight"]
+        tokens = np.concatenate([np.empty(0, np.uint32), *rendered.tokens])
+        packed = tokens.astype(token_type(self.renderer.vocab_size)).tobytes()
+        return Packed(pack_rows(rendered.columns), packed, index, rendered.counts)
 
 
 class _FileExamples:
@@ -106,16 +137,14 @@ class _FileExamples:
         if total < _FEWEST:
             return
         wanted = total * (rate / (1 - rate) if rate < 1 else 1.0)
-        syntax = fim_spans(
+        recipe = self.recipe
+        chooser = SpanChooser(
             self.document.text,
             self.document.language,
-            minimum=self.recipe.minimum_span,
-            maximum=self.recipe.maximum_span,
+            self.encoded.lines,
+            recipe.mix,
+            (recipe.minimum_span, recipe.maximum_span),
         )
-        chooser = SpanChooser(
-            self.document.text, syntax, self.encoded.lines, self.recipe.mix,
-            self.recipe.maximum_span,
-        )  # fmt: skip
         misses = 0
         while wanted > 0 and misses < 20:
             head, named = self.start()

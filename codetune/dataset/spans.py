@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import cached_property
 from random import Random
 
 from codetune.dataset.config import SpanMix
 from codetune.models.prompts import Places
-from codetune.syntax.parse import Span
+from codetune.syntax.parse import Span, fim_spans
 
 _MOST_LINES = 4
 _REST_OF_LINE = 0.7  # the share of line spans that start where a cursor may stand in a line
@@ -19,12 +19,10 @@ class SpanChooser:
     """Draws spans of one file by the mix; a file without syntax spans gives lines instead."""
 
     def __init__(
-        self, text: str, syntax: Sequence[Span], lines: Places, mix: SpanMix, maximum: int
+        self, text: str, language: str, lines: Places, mix: SpanMix, sizes: tuple[int, int]
     ) -> None:
-        self._text, self._lines, self._maximum = text, lines, maximum
-        self._by_kind: dict[str, list[Span]] = {}
-        for span in syntax:
-            self._by_kind.setdefault(span.kind, []).append(span)
+        """`sizes` are the bytes of a syntax span, at least and at most; the latter of any span."""
+        self._text, self._language, self._lines, self._sizes = text, language, lines, sizes
         self._shares = (mix.syntax, mix.line, mix.random)
 
     def draw(self, random: Random) -> Span | None:
@@ -38,9 +36,18 @@ class SpanChooser:
             return self._random(random)
         return line_span(self._text, self._lines, random.randrange(len(self._lines)), random)
 
+    @cached_property
+    def _by_kind(self) -> dict[str, list[Span]]:
+        """Parsing costs most of the time here, and not every file's draws ask for it."""
+        found: dict[str, list[Span]] = {}
+        minimum, maximum = self._sizes
+        for span in fim_spans(self._text, self._language, minimum=minimum, maximum=maximum):
+            found.setdefault(span.kind, []).append(span)
+        return found
+
     def _random(self, random: Random) -> Span | None:
         """Any two characters, short distances as likely as long ones on a logarithmic scale."""
-        length = round(math.exp(random.uniform(0, math.log(self._maximum))))
+        length = round(math.exp(random.uniform(0, math.log(self._sizes[1]))))
         length = min(length, len(self._text) - 1)
         if length < 1:
             return None

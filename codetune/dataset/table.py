@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,29 +54,24 @@ def read_examples(path: Path) -> Iterator[Example]:
 
 
 class ExamplesFile:
-    """examples.parquet, written in row groups of about 8 MB of text."""
+    """Writes examples.parquet in row groups of about 8 MB of text."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
-        kinds |= {"bool": pa.bool_()}
-        self._schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+        self._writer = pq.ParquetWriter(path, _schema(), compression="zstd", compression_level=1)
         self._batches: list[Any] = []
         self._size = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def add(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Append rows, given as columns."""
+    def add(self, packed: bytes) -> None:
+        """Append rows that `pack_rows` made."""
         import pyarrow as pa
 
-        batch = pa.RecordBatch.from_pydict(dict(columns), schema=self._schema)
-        self._batches.append(batch)
-        self._size += batch.nbytes
+        self._batches.append(pa.ipc.read_record_batch(pa.py_buffer(packed), _schema()))
+        self._size += len(packed)
         if self._size >= _ROW_GROUP:
             self._flush()
 
@@ -83,7 +79,7 @@ class ExamplesFile:
         import pyarrow as pa
 
         if self._batches:
-            table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+            table = pa.Table.from_batches(self._batches).combine_chunks()
             self._writer.write_table(table, row_group_size=len(table) or 1)
         self._batches, self._size = [], 0
 
@@ -91,3 +87,20 @@ class ExamplesFile:
         if kind is None:
             self._flush()
         self._writer.close()
+
+
+def pack_rows(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """Rows, given as columns, in Arrow's own form: what passes between processes as it is."""
+    import pyarrow as pa
+
+    batch = pa.RecordBatch.from_pydict(dict(columns), schema=_schema())
+    return bytes(batch.serialize())
+
+
+@cache
+def _schema() -> Any:
+    import pyarrow as pa
+
+    kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
+    kinds |= {"bool": pa.bool_()}
+    return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])

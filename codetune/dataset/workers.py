@@ -7,6 +7,7 @@ worker is a plain child that speaks pickles over pipes with its parent, and only
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -143,6 +144,7 @@ def main() -> None:
     try:
         make, arguments = pickle.load(requests)  # noqa: S301 - from our own parent
         work: Callable[[Any], Any] | None = None
+        gc.set_threshold(200_000, 20, 100)  # much is made here, and little of it in cycles
         while True:
             item = pickle.load(requests)  # noqa: S301
             try:

@@ -30,6 +30,12 @@ INDEX = np.dtype(
     ]
 )
 Ids = npt.NDArray[np.integer[Any]]
+Index = npt.NDArray[np.void]  # of dtype INDEX
+
+
+def token_type(vocab_size: int) -> np.dtype[Any]:
+    """The smallest number type that holds every id."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 class TokenStore:
@@ -104,7 +110,7 @@ class TokenWriter:
     def __init__(self, path: Path, vocab_size: int) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path, self.vocab_size = path, vocab_size
-        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+        self.dtype = token_type(vocab_size)
         self.examples = self.tokens = 0
         self.tokens_by_stream = dict.fromkeys(STREAMS, 0)
         self._tokens = (path / "tokens.bin").open("wb", buffering=1 << 20)
@@ -127,6 +133,21 @@ class TokenWriter:
         self.tokens += len(array)
         self.tokens_by_stream[stream] += len(array)
         self.examples += 1
+
+    def extend(self, tokens: bytes, index: Index, *, first: int) -> None:
+        """Write many examples whose ids stand end to end in `tokens`, as `token_type` numbers.
+
+        `index` has their rows, with offsets from the first id, and document numbers from `first`.
+        """
+        rows = index.copy()
+        rows["offset"] += np.uint64(self.tokens)
+        rows["document"] += np.uint32(first)
+        self._tokens.write(tokens)
+        self._rows.write(rows.tobytes())
+        self.tokens += len(tokens) // self.dtype.itemsize
+        self.examples += len(rows)
+        for number, name in enumerate(STREAMS):
+            self.tokens_by_stream[name] += int(rows["length"][rows["stream"] == number].sum())
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codetune.errors import ArtifactError
-from codetune.models.tokens import STREAMS, TokenStore, TokenWriter
+from codetune.models.tokens import INDEX, STREAMS, TokenStore, TokenWriter, token_type
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(8192, "uint16"), (65537, "uint32")])
@@ -26,6 +26,20 @@ def test_round_trip(tmp_path, vocab_size: int, dtype: str) -> None:
     assert store.documents.tolist() == [0, 7, 8]
     assert store.weights.tolist() == [1, 0.5, 1]
     assert store.facts["tokens_by_stream"] == {"ntp": 3, "fim": 2}
+
+
+def test_many_at_once(tmp_path) -> None:
+    index = np.zeros(2, INDEX)
+    index["length"], index["offset"], index["document"] = [3, 1], [0, 3], [0, 1]
+    index["stream"] = [0, 1]
+    with TokenWriter(tmp_path, 100) as writer:
+        writer.append([9], stream="ntp", document=4)
+        writer.extend(np.array([1, 2, 3, 4], token_type(100)).tobytes(), index, first=5)
+    store = TokenStore.open(tmp_path)
+    assert [store[n][0].tolist() for n in range(3)] == [[9], [1, 2, 3], [4]]
+    assert store.documents.tolist() == [4, 5, 6]
+    assert store.facts["tokens_by_stream"] == {"ntp": 4, "fim": 1}
+    assert index["offset"].tolist() == [0, 3]
 
 
 def test_an_empty_store(tmp_path) -> None:
