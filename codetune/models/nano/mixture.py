@@ -44,4 +44,5 @@ def reading_order(documents: Path, total_bytes: int, seed: int) -> list[int]:
         order = np.concatenate([generator.permutation(rows) for _ in range(repeats)])
         enough = int(np.searchsorted(np.cumsum(sizes[order]), wanted)) + 1
         chosen.append(order[:enough])
-    return generator.permutation(np.concatenate(chosen)).tolist()
+    mixed: list[int] = generator.permutation(np.concatenate(chosen)).tolist()
+    return mixed

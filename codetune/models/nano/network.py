@@ -26,14 +26,19 @@ class Lengths:
         self.values = list(values)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Lengths
 ) -> torch.Tensor:
     """Causal attention inside each document; tensors are (heads, tokens, head width)."""
-    pieces = zip(*(part.split(lengths.values, dim=1) for part in (query, key, value)), strict=True)
+    pieces = zip(
+        *(torch.split(part, lengths.values, dim=1) for part in (query, key, value)), strict=True
+    )
     return torch.cat(
-        [F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0] for q, k, v in pieces],
+        [
+            F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
+            for q, k, v in pieces
+        ],
         dim=1,
     )
 
@@ -58,7 +63,8 @@ class Attention(nn.Module):
         key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
         query, key, value = (part.transpose(0, 1).contiguous() for part in (query, key, value))
         out = attend(query, key, value, lengths)
-        return self.o_proj(out.transpose(0, 1).reshape(x.shape[0], -1))
+        projected: torch.Tensor = self.o_proj(out.transpose(0, 1).reshape(x.shape[0], -1))
+        return projected
 
 
 class FeedForward(nn.Module):
@@ -69,7 +75,8 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(recipe.inner, recipe.width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: torch.Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Norm(nn.Module):
@@ -98,7 +105,8 @@ class Layer(nn.Module):
         self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor], lengths: Lengths
     ) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation, lengths)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: torch.Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Body(nn.Module):
@@ -125,7 +133,8 @@ class Network(nn.Module):
         rotation = self.rotation(positions, x.dtype)
         for layer in self.model.layers:
             x = layer(x, rotation, lengths)
-        return self.model.norm(x)
+        out: torch.Tensor = self.model.norm(x)
+        return out
 
     def rotation(
         self, positions: torch.Tensor, dtype: torch.dtype

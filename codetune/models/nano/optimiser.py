@@ -23,31 +23,32 @@ def orthogonalised(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if flip else x).float()
+    result: torch.Tensor = (x.mT if flip else x).float()
+    return result
 
 
 class Optimiser:
-    """Holds masters, accumulates gradients in float32, and steps."""
+    """Holds masters and the step's summed gradients in float32, and steps."""
 
     def __init__(self, network: torch.nn.Module, recipe: TrainRecipe) -> None:
         self.recipe = recipe
         self.weights = dict(network.named_parameters())
-        self.masters = {name: weight.detach().float().clone() for name, weight in self.weights.items()}
+        self.masters = {
+            name: weight.detach().float().clone() for name, weight in self.weights.items()
+        }
         self.gradients = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.first = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.matrices = [
-            name for name, master in self.masters.items() if master.ndim == 2 and "embed" not in name
+            name
+            for name, master in self.masters.items()
+            if master.ndim == 2 and "embed" not in name
         ]
         others = [name for name in self.masters if name not in self.matrices]
         self.second = {name: torch.zeros_like(self.masters[name]) for name in others}
+        # The running average of the masters: during the plateau it is about as good as a decayed
+        # model, so that any checkpoint can be published.
+        self.average = {name: master.clone() for name, master in self.masters.items()}
         self.steps = 0
-
-    def accumulate(self) -> None:
-        """Add the network's gradients (of one row) to the step's sum."""
-        for name, weight in self.weights.items():
-            if weight.grad is not None:
-                self.gradients[name] += weight.grad
-                weight.grad = None
 
     @torch.no_grad()
     def step(self, factor: float) -> float:
@@ -61,6 +62,9 @@ class Optimiser:
         for name, weight in self.weights.items():
             weight.copy_(self.masters[name])
         torch._foreach_zero_(gradients)
+        torch._foreach_lerp_(
+            list(self.average.values()), list(self.masters.values()), 1 - self.recipe.averaging
+        )
         return norm
 
     def _step_matrices(self, factor: float) -> None:
@@ -94,12 +98,13 @@ class Optimiser:
             "masters": self.masters,
             "first": self.first,
             "second": self.second,
+            "average": self.average,
             "steps": self.steps,
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        for group in ("masters", "first", "second"):
+        for group in ("masters", "first", "second", "average"):
             for name, tensor in getattr(self, group).items():
                 tensor.copy_(state[group][name])
         self.steps = state["steps"]

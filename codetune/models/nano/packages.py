@@ -16,15 +16,29 @@ from codetune.errors import SourceError
 # The licences nano may learn from. Zlib, 0BSD and CC0 occur only as parts of expressions such
 # as numpy's, whose main licence is BSD.
 ALLOWED = frozenset(
-    "MIT MIT-0 MIT-CMU BSD-2-Clause BSD-3-Clause 0BSD Apache-2.0 PSF-2.0 Python-2.0 ISC Zlib CC0-1.0 "
-    "BSL-1.0 LLVM-exception".split()
+    [
+        "MIT",
+        "MIT-0",
+        "MIT-CMU",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "0BSD",
+        "Apache-2.0",
+        "PSF-2.0",
+        "Python-2.0",
+        "ISC",
+        "Zlib",
+        "CC0-1.0",
+        "BSL-1.0",
+        "LLVM-exception",
+    ]
 )
 _FAMILIES = (
     (re.compile(r"\b(A?GPL|LGPL|General Public|MPL|Mozilla|EPL|Eclipse|CeCILL|EUPL|CC[- ]BY|"
                 r"Proprietary|Commons Clause|SSPL|BUSL|Business Source)", re.I), None),
     (re.compile(r"apache", re.I), "Apache-2.0"),
     (re.compile(r"\bMIT\b|Permission is hereby granted, free of charge", re.I), "MIT"),
-    (re.compile(r"\bBSD\b|Redistribution and use in source and binary forms", re.I), "BSD-3-Clause"),
+    (re.compile(r"\bBSD\b|Redistribution and use in source and binary", re.I), "BSD-3-Clause"),
     (re.compile(r"\bISC\b", re.I), "ISC"),
     (re.compile(r"Python Software Foundation|\bPSF\b", re.I), "PSF-2.0"),
 )  # fmt: skip
@@ -121,7 +135,9 @@ def _install_one(pin: Pin, folder: Path) -> None:
         options = ["download", "--no-deps", "--no-binary", ":all:", "--dest", str(target)]
     else:
         options = ["install", "--no-deps", "--no-compile", "--upgrade", "--target", str(target)]
-    done = subprocess.run([*pip, *options, requirement], capture_output=True, text=True)
+    done = subprocess.run(
+        [*pip, *options, requirement], check=False, capture_output=True, text=True
+    )
     if done.returncode:
         raise SourceError(
             f"pip could not bring {requirement}: {done.stderr.strip()[-300:]}",
@@ -161,7 +177,10 @@ def licence_files(folder: Path) -> list[Path]:
     pattern = re.compile(r"^(LICEN[CS]E|COPYING|NOTICE|AUTHORS?)", re.I)
     roots = [*folder.glob("*.dist-info"), *folder.glob("*.dist-info/licenses"), folder]
     return sorted(
-        path for root in roots for path in root.glob("*") if path.is_file() and pattern.match(path.name)
+        path
+        for root in roots
+        for path in root.glob("*")
+        if path.is_file() and pattern.match(path.name)
     )
 
 

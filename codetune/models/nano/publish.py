@@ -47,10 +47,10 @@ def publish(checkpoint: Path, tokenizer_folder: Path, out: Path) -> Recipe:
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     recipe = Recipe.load(stored["recipe"], str(checkpoint))
     out.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: master.to(torch.bfloat16).contiguous()
-        for name, master in stored["optimiser"]["masters"].items()
-    }
+    # Before the decay the averaged weights are the better ones, after it the last ones.
+    decayed = stored["position"]["decay_from"] >= 0
+    chosen = stored["optimiser"]["masters" if decayed else "average"]
+    weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in chosen.items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer_folder / name, out / name)

@@ -23,15 +23,21 @@ class DataRecipe(Options):
     """How documents become token rows."""
 
     seed: int = option(7, description="Order, cuts and holes all follow from it.")
-    total_bytes: int = option(300_000_000, description="Text in the reading order before it repeats.")
+    total_bytes: int = option(
+        300_000_000, description="Text in the reading order before it repeats."
+    )
     tokenizer_bytes: int = option(70_000_000, description="Text the tokenizer is trained on.")
     row: int = option(8192, description="Tokens per row; a row holds several isolated documents.")
     shard_bytes: int = option(10_000_000, description="Text per prepared shard.")
-    fim_rate: float = option(0.5, description="Share of chunks with a hole to fill (FIM).")
-    spm_rate: float = option(0.5, description="Share of FIM chunks with the suffix first.")
+    fim_rate: float = option(
+        0.7,
+        description="Share of chunks with a hole to fill (FIM); they are shorter than the others, "
+        "so that about half of the tokens are in them.",
+    )
+    spm_rate: float = option(0.3, description="Share of FIM chunks with the suffix first.")
     repo_header_rate: float = option(0.35, description="Chunks with repository and path header.")
     path_header_rate: float = option(0.20, description="Chunks with a path header only.")
-    chunks_per_file: int = option(12, description="Most chunks of one file in one reading.")
+    chunks_per_file: int = option(24, description="Most chunks of one file in one reading.")
 
 
 class TrainRecipe(Options):
@@ -43,14 +49,18 @@ class TrainRecipe(Options):
     momentum: float = option(0.95, description="Muon's momentum.")
     matrix_decay: float = option(0.02, description="Muon's weight decay, times the rate.")
     warmup_tokens: int = option(400_000, description="Linear warm-up.")
-    decay_share: float = option(0.2, description="Share of the budget for the linear decay to 0.")
+    decay_share: float = option(0.3, description="Share of the budget for the linear decay to 0.")
+    averaging: float = option(0.985, description="Per step, of the running average of weights.")
     clip: float = option(1.0, description="Gradient norm limit.")
-    short_window: int = option(512, description="Context at first: cheap attention, many documents.")
-    short_tokens: int = option(12_000_000, description="Tokens with the short window.")
+    hole_weight: float = option(4.0, description="Weight of what fills a hole (prefix first).")
+    short_window: int = option(
+        512, description="Context at first: cheap attention, many documents."
+    )
+    short_tokens: int = option(14_000_000, description="Tokens with the short window.")
     window: int = option(1024, description="Context after that.")
     long_window: int = option(2048, description="Context during the decay.")
     rows_per_step: tuple[tuple[int, int], ...] = option(
-        ((0, 1), (1_000_000, 2), (10_000_000, 4)),
+        ((0, 1), (1_000_000, 2), (24_000_000, 4)),
         description="(tokens seen, rows per step): small steps first.",
     )
     save_minutes: float = option(4.0, description="Minutes between checkpoints.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codetune.errors import TrainingError
 from codetune.models.nano.recipe import DataRecipe
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ class Renderer:
         position = 0
         while position < len(text) and len(rendered) < self.recipe.chunks_per_file:
             hole = dice.random() < self.recipe.fim_rate
-            share = dice.uniform(0.3, 0.9) if hole else 1.0
-            end = self._line_end(text, position + int(window * BYTES_PER_TOKEN * share))
+            # Most holes stand in short chunks: only a hole's own tokens teach filling, and a
+            # small model needs to see many of them.
+            size = 40 * (0.9 * window / 40) ** dice.random() if hole else window
+            end = self._line_end(text, position + int(size * BYTES_PER_TOKEN))
             piece = text[position:end]
             header = self.header(repo, path, dice)
             if hole and len(piece) > 60:
@@ -158,7 +161,11 @@ class Renderer:
         while True:
             node = cursor.node
             size = node.end_byte - node.start_byte
-            wanted = node.is_named and node.child_count and node.type not in ("comment", "string", "ERROR")
+            wanted = (
+                node.is_named
+                and node.child_count
+                and node.type not in ("comment", "string", "ERROR")
+            )
             if wanted and 10 <= size <= 1000 and size < len(source):
                 found.append((node.start_byte, node.end_byte))
             if size >= 10 and cursor.goto_first_child():
@@ -216,7 +223,8 @@ def pack(chunks: list[list[int]], row: int, pad: int) -> Shard:
         if len(opened) > 12:
             fullest = min(range(len(opened)), key=lambda number: opened[number][0])
             closed.append(opened.pop(fullest)[1])
-    closed += [members for free, members in opened if free < row // 8]
+    whole = [members for free, members in opened if free < row // 8]
+    closed += whole or ([] if closed else [opened[0][1]])
     tokens = np.full((len(closed), row), pad, dtype=np.uint16)
     lengths, real = [], []
     for number, members in enumerate(closed):
@@ -242,12 +250,14 @@ def prepare_shard(
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pq.read_table(documents, columns=["repo", "path", "language", "text"])
     order = reading_order(documents, recipe.total_bytes, recipe.seed)
-    count = max(1, recipe.total_bytes // recipe.shard_bytes)
+    count = max(1, min(recipe.total_bytes // recipe.shard_bytes, len(order) // 50))
     rows = order[number % count :: count]
     renderer = Renderer(load_plain(tokenizer_file), recipe)
     dice = random.Random(f"{recipe.seed} {number} {window}")
     chunks: list[list[int]] = []
     for document in table.take(rows).to_pylist():
         chunks += renderer.chunks(**document, window=window, dice=dice)
+    if not chunks:
+        raise TrainingError("The documents give no training text.", advice="Add packages.")
     dice.shuffle(chunks)
     pack(chunks, recipe.row, renderer.pad).save(path)

@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from codetune.models.linear_loss import IGNORE, linear_cross_entropy
-from codetune.models.nano.network import Lengths, Network
+from codetune.errors import TrainingError
+from codetune.models.nano.network import Network
 from codetune.models.nano.optimiser import Optimiser
 from codetune.models.nano.recipe import Recipe
 from codetune.models.nano.rows import Shard, prepare_shard
+from codetune.models.nano.workers import Here, Row, Workers
 from codetune.progress import Progress
 
 
@@ -45,7 +46,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: tokens, or minutes of this machine (decay included), whichever is given."""
+    """How long to train, the decay included: tokens, or minutes of this machine."""
 
     tokens: int | None = None
     minutes: float | None = None
@@ -70,21 +71,29 @@ class Run:
     """One training run of one recipe in one folder."""
 
     def __init__(
-        self, recipe: Recipe, place: Workplace, device: str = "cpu", compiled: bool = True
+        self,
+        recipe: Recipe,
+        place: Workplace,
+        device: str = "cpu",
+        *,
+        workers: int = 1,
+        compiled: bool = True,
     ) -> None:
-        self.recipe, self.place, self.device = recipe, place, torch.device(device)
+        self.recipe, self.place = recipe, place
         network = Network(recipe.model)
         network.initialise(recipe.train.seed)
-        self.network = network.to(self.device, torch.bfloat16)
-        self.optimiser = Optimiser(network.to(self.device), recipe.train)
-        self.compiled = compiled
-        self.forward: Callable[..., torch.Tensor] = (
-            torch.compile(network, dynamic=False) if compiled else network
-        )
+        network.to(torch.device(device), torch.bfloat16)
+        self.optimiser = Optimiser(network, recipe.train)
         self.position = Position(window=recipe.train.short_window)
         self.stopping = False
+        self._held_out: tuple[list[Row], int] | None = None
         if place.checkpoint.exists():
-            self._restore()
+            self._restore(device)
+        self.engine: Here | Workers = (
+            Workers(recipe.model, network, workers, compiled, recipe.train.hole_weight)
+            if workers > 1
+            else Here(network, compiled, recipe.train.hole_weight)
+        )
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -111,7 +120,8 @@ class Run:
         finally:
             signal.signal(signal.SIGTERM, previous)
         self.save()
-        self._log(bits_per_byte=self.bits_per_byte(), finished=self.finished)
+        if not self.stopping:
+            self._log(bits_per_byte=self.bits_per_byte(), finished=self.finished)
         return self.position
 
     @property
@@ -127,43 +137,25 @@ class Run:
             return warm
         return warm * max(0.0, 1 - (at.tokens - at.decay_from) / max(1, at.decay_tokens))
 
-    def _step(self, rows: Iterator[tuple[torch.Tensor, list[int], int]]) -> tuple[float, int]:
-        wanted = max(n for tokens, n in self.recipe.train.rows_per_step if self.position.tokens >= tokens)
+    def _step(self, rows: Iterator[Row]) -> tuple[float, int]:
+        wanted = max(n for at, n in self.recipe.train.rows_per_step if self.position.tokens >= at)
         batch = [next(rows) for _ in range(wanted)]
-        count = sum(real - len(lengths) for _, lengths, real in batch)
-        total = torch.zeros((), device=self.device)
-        for tokens, lengths, real in batch:
-            loss = self.loss(tokens, lengths, real, divisor=float(count))
-            loss.backward()
-            self.optimiser.accumulate()
-            total += loss.detach()
+        divisor = float(sum(row.labels for row in batch))
+        loss = self.engine.gradients(batch, divisor, self.optimiser.gradients)
         norm = self.optimiser.step(self.rate())
-        seen = sum(real for _, _, real in batch)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise TrainingError(
+                "The loss is no longer a number.",
+                advice="Lower matrix_rate and other_rate, and start from the last checkpoint.",
+            )
+        seen = sum(row.real for row in batch)
         self.position.tokens += seen
-        value = float(total)
-        if not math.isfinite(value) or not math.isfinite(norm):
-            raise FloatingPointError("The loss is not finite; lower the learning rates.")
-        self._log(loss=value, norm=norm, rate=self.rate(), rows=wanted)
-        return value, seen
-
-    def loss(
-        self, tokens: torch.Tensor, lengths: list[int], real: int, divisor: float | None = None
-    ) -> torch.Tensor:
-        """Next-token loss of one row; no document predicts into the next one."""
-        positions = torch.cat([torch.arange(length) for length in lengths]).to(self.device)
-        labels = torch.roll(tokens, -1)
-        ends = torch.tensor(lengths).cumsum(0) - 1
-        labels[ends] = IGNORE
-        labels[real:] = IGNORE
-        hidden = self.forward(tokens.to(self.device), positions, Lengths(lengths))
-        head = self.network.model.embed_tokens.weight
-        return linear_cross_entropy(
-            hidden, head, labels.to(self.device), divisor=divisor, compiled=self.compiled
-        )
+        self._log(loss=loss, norm=norm, rate=self.rate(), rows=wanted)
+        return loss, seen
 
     # -- the data -----------------------------------------------------------------------------
 
-    def _rows(self) -> Iterator[tuple[torch.Tensor, list[int], int]]:
+    def _rows(self) -> Iterator[Row]:
         """Rows from the position on, for ever; the next shard is prepared in another process."""
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             ahead: dict[Path, Future[None]] = {}
@@ -174,12 +166,14 @@ class Run:
                 shard = Shard.load(path)
                 self._prepare(pool, ahead, at.shard + 1, self._window())
                 while at.row < len(shard.real):
-                    if at.window != self._window() and self._window() == self.recipe.train.long_window:
+                    if (
+                        at.window != self._window()
+                        and self._window() == self.recipe.train.long_window
+                    ):
                         break  # the decay began: go over to long chunks now
                     row = at.row
                     at.row += 1
-                    tokens = torch.from_numpy(shard.tokens[row].astype("int64"))
-                    yield tokens, shard.lengths[row], shard.real[row]
+                    yield Row(shard.tokens[row], shard.lengths[row], shard.real[row])
                 path.unlink(missing_ok=True)
                 at.shard, at.row, at.window = at.shard + 1, 0, self._window()
 
@@ -247,8 +241,8 @@ class Run:
         )
         temporary.rename(self.place.checkpoint)
 
-    def _restore(self) -> None:
-        stored = torch.load(self.place.checkpoint, map_location=self.device, weights_only=True)
+    def _restore(self, device: str) -> None:
+        stored = torch.load(self.place.checkpoint, map_location=device, weights_only=True)
         self.position = Position(**stored["position"])
         self.optimiser.restore(stored["optimiser"])
 
@@ -263,24 +257,16 @@ class Run:
         with (self.place.run / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
-    @torch.no_grad()
     def bits_per_byte(self, most_rows: int = 6) -> float:
-        """Held-out bits per byte on a fixed sample of whole-file starts, no holes, no headers."""
-        if not hasattr(self, "_held_out"):
+        """Held-out bits per byte on a fixed sample of file beginnings, no holes, no headers."""
+        if self._held_out is None:
             self._held_out = held_out_rows(self.place, self.recipe, most_rows)
-        nats = bytes_ = 0.0
-        for tokens, lengths, real, size in self._held_out:
-            count = float(real - len([x for x in lengths if x]))
-            nats += float(self.loss(tokens, lengths, real, divisor=1.0))
-            bytes_ += size
-            del count
-        return nats / math.log(2) / bytes_
+        rows, size = self._held_out
+        return self.engine.loss(rows) / math.log(2) / size
 
 
-def held_out_rows(
-    place: Workplace, recipe: Recipe, most_rows: int
-) -> list[tuple[torch.Tensor, list[int], int, float]]:
-    """Rows of held-out text with the bytes that their labels stand for."""
+def held_out_rows(place: Workplace, recipe: Recipe, most_rows: int) -> tuple[list[Row], int]:
+    """Rows of held-out text, and the bytes that their labels stand for."""
     import random
 
     import pyarrow.parquet as pq
@@ -289,10 +275,10 @@ def held_out_rows(
     from codetune.models.nano.tokenizer import load_plain
 
     tokenizer = load_plain(place.tokenizer)
-    pad = tokenizer.token_to_id("<|fim_pad|>")
+    pad = tokenizer.get_vocab()["<|fim_pad|>"]
     documents = pq.read_table(place.held_out, columns=["text"])["text"].to_pylist()
     random.Random(3).shuffle(documents)
-    chunks = []
+    chunks: list[list[int]] = []
     for text in documents:
         ids = tokenizer.encode(text[:6000]).ids[: recipe.train.window]
         if len(ids) > 32:
@@ -300,13 +286,12 @@ def held_out_rows(
         if sum(map(len, chunks)) > most_rows * recipe.data.row:
             break
     shard = pack(chunks, recipe.data.row, pad)
-    rows = []
+    rows, size = [], 0
     for tokens, lengths, real in zip(shard.tokens, shard.lengths, shard.real, strict=True):
-        size, at = 0, 0
+        at = 0
         for length in lengths:
             if at < real:
-                labels = tokens[at + 1 : at + length].tolist()
-                size += len(tokenizer.decode(labels).encode())
+                size += len(tokenizer.decode(tokens[at + 1 : at + length].tolist()).encode())
             at += length
-        rows.append((torch.from_numpy(tokens.astype("int64")), lengths, real, float(size)))
-    return rows
+        rows.append(Row(tokens, lengths, real))
+    return rows, size
