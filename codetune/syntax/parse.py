@@ -281,6 +281,7 @@ def _trimmed(start: int, end: int, data: bytes) -> tuple[int, int]:
     return start, end
 
 
+@functools.lru_cache(maxsize=1)  # building a dataset asks twice for a file: spans and borders
 def _parse(text: str, language: str) -> tuple[Any, bytes]:
     """The root node and the bytes its offsets count, or (None, …) where there is no grammar."""
     data = text.encode("utf-8", "replace")
