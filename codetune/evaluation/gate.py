@@ -68,7 +68,7 @@ def _remembers(base: Interval | None, tuned: Interval | None, limit: float) -> t
         return False, "Forgetting was not measured, so the model cannot be promoted."
     worse = tuned.value / base.value - 1
     figures = f"{base.value:.3f} → {tuned.value:.3f} bits per byte ({100 * worse:+.1f} %"
-    if worse > limit:
+    if tuned.value > base.value * (1 + limit):
         return False, f"Forgot too much general code: {figures}, limit {100 * limit:+.1f} %)."
     return True, f"Kept its general knowledge: {figures}, limit {100 * limit:+.1f} %)."
 
