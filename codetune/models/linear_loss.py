@@ -42,7 +42,9 @@ def linear_cross_entropy(
     kernel = _fused_softmax_gradient() if compiled else _softmax_gradient
     if chunk is None:
         chunk = 1024 if compiled else max(64, _CHUNK_LOGITS // weight.shape[0])
-    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, labels, divisor, chunk, kernel)
+    loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, labels, divisor, chunk, kernel
+    )
     return loss
 
 

@@ -100,7 +100,9 @@ def attend(
     if query.device.type != "cpu" or max(layout.lengths) > LONGEST_KEPT:
         return _per_document(query, key, value, scale, layout), None
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]
-    out: Tensor = _Documents.apply(*rows, scale, layout)
+    out: Tensor = _Documents.apply(  # type: ignore[no-untyped-call]
+        *rows, scale, layout
+    )
     return out[None], None
 
 
@@ -113,7 +115,7 @@ def register() -> None:
 
 def _per_document(q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Tensor:
     """One fused call a document: for GPUs, whose flash kernels are fast, and long documents."""
-    pieces = zip(*(x.split(layout.lengths, dim=2) for x in (q, k, v)), strict=True)
+    pieces = zip(*(torch.split(x, list(layout.lengths), dim=2) for x in (q, k, v)), strict=True)
     out = [
         F.scaled_dot_product_attention(a, b, c, is_causal=True, scale=scale, enable_gqa=True)
         for a, b, c in pieces
@@ -183,7 +185,7 @@ class _Grouped:
         return cls(_take(group, q).view(n, length, heads, share, size), keys, values)
 
     def _rows(self, x: Tensor, start: int, end: int) -> Tensor:
-        """Queries' block start..end of (n, length, kh, share, size) as (n·kh, share·block, size)."""
+        """Block start..end of (n, length, kh, share, size) as (n·kh, share·block, size)."""
         n, _, heads, share, size = x.shape
         block = x[:, start:end].permute(0, 2, 3, 1, 4)
         return block.reshape(n * heads, share * (end - start), size)

@@ -88,7 +88,8 @@ class Checkpoints:
 
     def load_best(self, step: int) -> dict[str, Tensor]:
         """The best weights by name."""
-        return load_file(self.best_folder / f"step-{step:08d}" / _TENSORS)
+        weights: dict[str, Tensor] = load_file(self.best_folder / f"step-{step:08d}" / _TENSORS)
+        return weights
 
     def remove(self) -> None:
         """Remove everything: the run is finished."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from codetune.artifacts import write_json
 from codetune.errors import TrainingError
 from codetune.models.load import BASE_FILE, BaseModel
+from codetune.training.adapters import speed_up
 from codetune.training.config import TrainingOptions
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ METHODS = {
 }
 
 
-def prepare(model: nn.Module, options: TrainingOptions) -> nn.Module:
-    """The model with exactly the weights to train marked so; LoRA adds its own (PEFT)."""
+def prepare(model: nn.Module, options: TrainingOptions, *, speed: bool = True) -> nn.Module:
+    """The model with exactly the weights to train marked so; LoRA adds its own (PEFT).
+
+    With `speed`, LoRA's layers use the short forward of `adapters`.
+    """
     if options.method == "full":
         for weight in model.parameters():
             weight.requires_grad_(weight.is_floating_point())
@@ -67,6 +71,8 @@ def prepare(model: nn.Module, options: TrainingOptions) -> nn.Module:
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         # The adapters compute in the base's precision; their float32 masters are the optimizer's.
         tuned: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    if speed:
+        speed_up(tuned)
     return tuned
 
 

@@ -23,7 +23,8 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        wrapped: Any = model
+        causal: Any = model if not hasattr(model, "get_base_model") else wrapped.get_base_model()
         self.model, self.causal = model, causal
         self.decoder: nn.Module = causal.get_decoder()
         self.head: Any = causal.get_output_embeddings()

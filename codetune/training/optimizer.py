@@ -31,7 +31,8 @@ class MasterAdamW(torch.optim.AdamW):
                 self.masters[name] = weight
                 continue
             master = nn.Parameter(weight.detach().to(torch.float32, copy=True))
-            weight.register_post_accumulate_grad_hook(_adds_gradient_to(master))
+            hook = _adds_gradient_to(master)
+            weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
             self.masters[name] = master
         plain = [m for m in self.masters.values() if m.ndim < 2]
         decayed = [m for m in self.masters.values() if m.ndim >= 2]
@@ -49,7 +50,7 @@ class MasterAdamW(torch.optim.AdamW):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update masters and model, and forget the gradients."""
-        result = super().step(closure)
+        result: float | None = super().step(closure)
         self.round_to_model()
         self.zero_grad(set_to_none=True)
         return result

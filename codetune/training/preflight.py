@@ -131,7 +131,7 @@ def _pass(objective: Objective, optimizer: MasterAdamW, batch: Batch) -> float:
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         objective.model.train()
-        objective.loss(batch.to(device)).backward()
+        objective.loss(batch.to(device)).backward()  # type: ignore[no-untyped-call]
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start

@@ -45,6 +45,9 @@ def isolated(objective: Objective, vocabulary: int) -> bool:
 
     All the first document's tokens are changed; the second's hidden states must stay the
     same up to rounding, and the first's must not (else the check would see nothing).
+
+    Raises:
+        TrainingError: the outputs are not finite.
     """
     first = probe_batch(vocabulary, (_TOKENS, _TOKENS))
     changed = first.input_ids.clone()
@@ -53,6 +56,11 @@ def isolated(objective: Objective, vocabulary: int) -> bool:
     before = objective.hidden(first.to(device)).float()
     after = objective.hidden(replace(first, input_ids=changed).to(device)).float()
     scale = before.abs().max()
+    if not bool(torch.isfinite(before).all()):
+        raise TrainingError(
+            "The base computes no finite numbers.",
+            advice="Its weights are damaged, or too large for bf16: try training.precision=fp32.",
+        )
     moved = ((before - after).abs() / scale).amax(dim=1)
     return bool(moved[:_TOKENS].max() > 1e-3) and bool(moved[_TOKENS:].max() < 1e-5)
 

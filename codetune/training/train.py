@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,9 +105,11 @@ class _Run:
         log.info("%s; %s; %s, %s", facts.sentence(), chosen, device, dtype)
         log.info("%s", plan)
         resumed = int(checkpoint.name.split("-")[1]) if checkpoint else None
-        metrics = Metrics(self.folder, resumed_step=resumed)
         label = f"Training ({options.method})"
-        with self.progress.task(label, total=plan.steps, unit="steps") as task:
+        with (
+            closing(Metrics(self.folder, resumed_step=resumed)) as metrics,
+            self.progress.task(label, total=plan.steps, unit="steps") as task,
+        ):
             trainer = CodetuneTrainer(
                 objective,
                 data,
@@ -119,7 +121,6 @@ class _Run:
                 outputs=Outputs(metrics, log, task),
             )
             self._run(trainer, checkpoint)
-        metrics.close()
         if trainer.tally.best_step is not None:
             load_weights(model, checkpoints.load_best(trainer.tally.best_step))
         save_model(model, self.base, options, self.folder / "model")

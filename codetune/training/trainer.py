@@ -98,7 +98,7 @@ def arguments(options: TrainingOptions, plan: Plan, run: Path, device: str) -> T
     )
 
 
-class CodetuneTrainer(Trainer):
+class CodetuneTrainer(Trainer):  # type: ignore[misc]
     """Trains `objective` on packed micro-batches; see the module."""
 
     def __init__(
@@ -117,6 +117,7 @@ class CodetuneTrainer(Trainer):
         self.masters, self.checkpoints = optimizer, checkpoints
         self.options, self.outputs = options, outputs
         self.tally, self.steps = Tally(), _Steps(self)
+        self.control: TrainerControl
         super().__init__(
             model=objective.model,
             args=args,

@@ -71,9 +71,10 @@ def test_both_attentions_isolate(objective: Objective, own: bool) -> None:
 def test_both_attentions_agree(base: BaseModel) -> None:
     objective = Objective(load_model(base.path, dtype=torch.float32))
     batch = probe_batch(VOCABULARY, (50, 3, 130))
-    ours = objective.loss(batch)
-    objective.use_isolated(False)
-    assert float(ours) == pytest.approx(float(objective.loss(batch)), rel=1e-5)
+    with torch.no_grad():
+        ours = float(objective.loss(batch))
+        objective.use_isolated(False)
+        assert ours == pytest.approx(float(objective.loss(batch)), rel=1e-5)
 
 
 def test_check_sees_a_leak(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:

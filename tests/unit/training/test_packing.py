@@ -47,7 +47,7 @@ def test_a_million_documents_take_seconds() -> None:
 
 
 def test_too_long_document_is_refused_with_advice() -> None:
-    with pytest.raises(TrainingError, match="up to 101 tokens.*window is 100"):
+    with pytest.raises(TrainingError, match=r"up to 101 tokens.*window is 100"):
         pack([5, 101], 100)
 
 
