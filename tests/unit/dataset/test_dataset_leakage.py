@@ -97,7 +97,7 @@ def test_a_planted_leak_is_found(tmp_path: Path, family: str, store: str) -> Non
     base = tmp_path / f"base-{family}"
     assert measure(artifact.path, base).leaked == 0
     row = next(row for row in rows(artifact, "heldout.parquet") if row["path"] == "new.py")
-    _append(artifact.path / store, Renderer.from_folder(base), code("x") + row["text"][-400:])
+    _append(artifact.path / store, Renderer.from_folder(base), code("x") + row["text"][-300:])
     leakage = measure(artifact.path, base)
     assert leakage.leaked >= 1
     assert "text " + row["id"] in leakage.ids
@@ -123,9 +123,9 @@ def _append(path: Path, renderer: Renderer, more: str | list[int]) -> None:
     with TokenWriter(path, store.vocab_size) as writer:
         for ids, stream, number in examples:
             writer.append(ids, stream=("ntp", "fim")[stream], document=int(number))
-        if isinstance(more, str):  # in pieces, as a long file is
-            ids = renderer.plain(more)
-            for piece in (ids[:40], ids[40:]):
+        if isinstance(more, str):  # in pieces, as a long file is, each too short for a window
+            cut = len(more) - 150
+            for piece in (renderer.plain(more[:cut]), renderer.plain(more[cut:])):
                 head = renderer.start("r", "p.py")
                 writer.append([*head, *piece], stream="ntp", document=9999)
         else:
