@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic import Field as option
 from pydantic.fields import FieldInfo
 
@@ -23,6 +23,14 @@ class Options(BaseModel):
     """Frozen, typed, documented options; an unknown key is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty_sections(cls, values: Any) -> Any:
+        """A section whose keys are all commented out is null in YAML: the same as not there."""
+        if not isinstance(values, Mapping):
+            return values
+        return {k: v for k, v in values.items() if v is not None or not _is_section(cls, k)}
 
     @classmethod
     def load(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -48,6 +56,12 @@ def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> Config
     shown = repr(first.get("input"))
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{where}: option '{key}' cannot be {shown[:80]}: {message}.")
+
+
+def _is_section(cls: type[BaseModel], name: str) -> bool:
+    field = cls.model_fields.get(name)
+    annotation = field.annotation if field else None
+    return isinstance(annotation, type) and issubclass(annotation, Options)
 
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> Mapping[str, FieldInfo]:

@@ -49,10 +49,7 @@ def load_project(
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds an unknown or wrong option.
     """
-    # A section whose keys are all commented out is null in YAML: the same as not there.
-    sections = {name for name, field in ProjectConfig.model_fields.items() if field.default_factory}
-    read = read_yaml(file) if file else {}
-    values = {key: value for key, value in read.items() if value is not None or key not in sections}
+    values = read_yaml(file) if file else {}
     where = str(file) if file else "defaults"
     ProjectConfig.load(values, where)  # so that a wrong file is blamed before the command line
     for key, value in (overrides or {}).items():
@@ -88,7 +85,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        inner = values.setdefault(parent, {})
+        inner = values[parent] = values.get(parent) or {}
         if not isinstance(inner, dict):
             raise ConfigError(f"Option '{key}': '{parent}' is not a section.")
         values = inner

@@ -38,7 +38,7 @@ def init(file: Path, force: bool) -> None:
 def explain(options: type[BaseModel]) -> str:
     """YAML text: every option commented out at its default, under its documentation."""
     lines = [
-        "# Every option of codetune at its default. Remove a '#' to change one.",
+        "# Every option of codetune at its default. Remove the '#' before a name to change it.",
         "# An unknown key is refused, so a typo never becomes a silent default.",
         "",
     ]
@@ -58,7 +58,7 @@ def _section(options: type[BaseModel], indent: int) -> list[str]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             lines += [f"{pad}{name}:", *_section(annotation, indent + 1), ""]
         else:
-            lines += [f"{pad}# {name}: {_flow(field.get_default(call_default_factory=True))}"]
+            lines += [f"{pad}#{name}: {_flow(field.get_default(call_default_factory=True))}"]
     return lines
 
 

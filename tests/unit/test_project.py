@@ -1,9 +1,9 @@
 """codetune.yaml: every option typed, unknown ones refused with the nearest known one."""
 
+import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from codetune.cli.init import explain
 from codetune.errors import ConfigError
@@ -61,19 +61,10 @@ def test_the_written_file_is_valid_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_every_written_default_is_the_default(tmp_path: Path) -> None:
     """Uncommenting every option gives the same configuration: the file tells the truth."""
-    lines = []
-    for line in explain(ProjectConfig).splitlines():
-        body = line.lstrip()
-        key = body.removeprefix("# ").split(":")[0]
-        is_option = body.startswith("# ") and key.isidentifier() and ": " in body
-        candidate = line.replace("# ", "", 1) if is_option else line
-        if is_option:
-            try:
-                yaml.safe_load(candidate)
-            except yaml.YAMLError:
-                candidate = line
-        lines.append(candidate)
-    assert load_project(write(tmp_path, "\n".join(lines))) == ProjectConfig()
+    text = explain(ProjectConfig)
+    uncommented, count = re.subn(r"(?m)^( *)#(?=\w)", r"\1", text)
+    assert count > 30
+    assert load_project(write(tmp_path, uncommented)) == ProjectConfig()
 
 
 def test_every_option_is_documented() -> None:
