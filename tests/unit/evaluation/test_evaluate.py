@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from codetune.artifacts import Artifact
+from codetune.artifacts import Artifact, run_stage
+from codetune.errors import EvaluationError, ModelError
 from codetune.evaluation import forgetting
+from codetune.evaluation.completion import prepare
 from codetune.evaluation.config import EvaluationOptions
 from codetune.evaluation.evaluate import evaluate
-from codetune.models.load import BaseModel
-from codetune.progress import Progress
+from codetune.evaluation.likelihood import Passage, cut_windows
+from codetune.evaluation.samples import Gap
+from codetune.models.load import BaseModel, resolve_base
+from codetune.models.prompts import Renderer
+from codetune.progress import Progress, Quiet, Task
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +59,121 @@ def test_evaluates_both_sides(
     lines = (result / "completions.jsonl").read_text().splitlines()
     assert len(lines) == 12
     assert {"prefix", "suffix", "truth", "base", "tuned", "kind"} <= json.loads(lines[0]).keys()
+
+
+def labels(sink: list[str]) -> Progress:
+    """Progress that notes which bars were shown: which model was really asked."""
+
+    class Noting(Quiet):
+        def start(self, task: Task) -> None:
+            sink.append(task.label)
+
+    return Progress(Noting())
+
+
+def test_scores_are_given_once(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    first = evaluate(dataset, base, run, OPTIONS, tmp_path, labels(seen))
+    assert seen == ["score base", "complete with base", "score tuned", "complete with tuned"]
+    seen.clear()
+    assert evaluate(dataset, base, run, OPTIONS, tmp_path, labels(seen)) == first
+    stricter = OPTIONS.model_copy(update={"forgetting_limit": 0.0, "bootstrap": 300})
+    assert evaluate(dataset, base, run, stricter, tmp_path, labels(seen)).digest != first.digest
+    assert seen == []  # another verdict on the same answers asks no model
+    other = replace(run, digest="another run")
+    evaluate(dataset, base, other, OPTIONS, tmp_path, labels(seen))
+    assert seen == ["score tuned", "complete with tuned"]  # the base's answers are shared
+    seen.clear()
+    fewer = OPTIONS.model_copy(update={"fim_prompts": 3})
+    evaluate(dataset, base, run, fewer, tmp_path, labels(seen))
+    assert len(seen) == 4
+
+
+def test_a_model_that_equals_its_base_stays_a_candidate(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path
+) -> None:
+    """A full run whose weights are the base's own: no difference, no promotion."""
+
+    def make(folder: Path) -> dict[str, str]:
+        shutil.copytree(base.path, folder / "model")
+        return {"method": "full"}
+
+    same = run_stage("run", tmp_path / "runs", {}, {}, make)
+    card = evaluate(dataset, base, same, OPTIONS, tmp_path / "e", Progress()).summary["scorecard"]
+    assert card["base"] == card["tuned"]
+    assert card["change"]["bits_per_byte"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert card["promoted"] is False
+    assert "Not proved better" in card["reasons"][0]
+
+
+def test_a_base_without_fim_tokens_is_scored_on_text_alone(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(base.path, plain)
+    spec = (plain / "tokenizer.json").read_text()
+    (plain / "tokenizer.json").write_text(spec.replace("<|fim_", "<|other_"))
+
+    def make(folder: Path) -> dict[str, str]:
+        shutil.copytree(plain, folder / "model")
+        return {"method": "full"}
+
+    run = run_stage("run", tmp_path / "runs", {}, {}, make)
+    found = evaluate(
+        dataset, resolve_base(str(plain)), run, OPTIONS, tmp_path / "e", Progress()
+    ).summary["scorecard"]
+    for side in ("base", "tuned"):
+        assert found[side]["fim_exact_match"] is None
+        assert found[side]["fim_edit_similarity"] is None
+        assert found[side]["bits_per_byte"]["value"] > 0
+        assert found[side]["n"]["prompts"] == 0
+
+
+def test_without_the_general_set_nothing_is_promoted(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path
+) -> None:
+    options = OPTIONS.model_copy(update={"general_bytes": 0, "fim_prompts": 0})
+    card = evaluate(dataset, base, run, options, tmp_path, Progress()).summary["scorecard"]
+    assert card["base"]["general_bits_per_byte"] is None
+    assert card["promoted"] is False
+
+
+def test_an_adapter_of_another_base_is_refused(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="trained on another base"):
+        evaluate(dataset, replace(base, digest="0" * 64), run, OPTIONS, tmp_path, Progress())
+
+
+def test_a_damaged_general_set_is_named(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path
+) -> None:
+    forgetting.GENERAL.write_bytes(b"not gzip")
+    with pytest.raises(EvaluationError, match="general set that comes with codetune"):
+        evaluate(dataset, base, run, OPTIONS, tmp_path / "e", Progress())
+
+
+def test_special_tokens_in_held_out_code_are_plain_text(
+    base: BaseModel, renderer: Renderer
+) -> None:
+    """A repository that writes the end-of-text token must not end its own scoring."""
+    gap = Gap(
+        "g", "c", "r", "a.py", "python", "file", "line", "a <|endoftext|>", "b", "<|fim_pad|>"
+    )
+    exam = prepare(renderer, [], [], [gap], window=256, new_tokens=16)
+    assert renderer.eos_id not in exam.prompts[0].tokens
+    text = Passage("p", "c", "r", "a.py", "", "x <|endoftext|> y")
+    [row] = cut_windows(renderer, [text], 256)
+    assert renderer.eos_id not in row.tokens
+
+
+def test_prompts_leave_room_for_their_answers(renderer: Renderer) -> None:
+    long = "value = function(1)\n" * 200
+    gap = Gap("g", "c", "r", "a.py", "python", "file", "body", long, long, long)
+    exam = prepare(renderer, [], [], [gap], window=128, new_tokens=500)
+    [prompt] = exam.prompts
+    assert len(prompt.tokens) + prompt.limit <= 128
+    assert prompt.limit == 32  # a quarter of the window at most
+    assert exam.fitted[0].prefix.endswith("value = function(1)\n")
