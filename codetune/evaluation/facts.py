@@ -71,9 +71,9 @@ def headline(stages: Stages) -> str:
     name = f"{card.id} predicts code it has never seen from this repository"
     share = f"{100 * abs(tuned / base - 1):.0f} %"
     if change["high"] < 0:
-        sentence = f"{name} {share} better than its base, {_short_name(card.base)}"
+        sentence = f"{name} {share} better than its base, {short_name(card.base)}"
     elif change["low"] > 0:
-        sentence = f"{name} {share} worse than its base, {_short_name(card.base)}"
+        sentence = f"{name} {share} worse than its base, {short_name(card.base)}"
     else:
         files = count(scorecard["base"]["n"]["files"])
         return f"{name} no better than its base, as far as {files} files can tell."
@@ -299,7 +299,8 @@ def lineage_facts(stages: Stages) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _short_name(base: str) -> str:
+def short_name(base: str) -> str:
+    """The last part of a base's path or hub id."""
     return base.rstrip("/").rsplit("/", 1)[-1]
 
 

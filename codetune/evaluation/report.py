@@ -53,7 +53,7 @@ def write_report(
             folder / PICTURE,
             stages.scorecard,
             stages.forgetting_limit,
-            f"{card.id} against {card.base}",
+            f"{card.id} against {_drawable(facts.short_name(card.base))}",
         )
         if (run / CURVE).exists():
             shutil.copyfile(run / CURVE, folder / CURVE)
@@ -141,6 +141,11 @@ def _shell_quoted(text: str) -> str:
     import shlex
 
     return shlex.quote(text)
+
+
+def _drawable(name: str) -> str:
+    """`name` in letters that the picture's font has."""
+    return "".join(c if " " <= c <= "~" else "?" for c in name)[:60]
 
 
 def _replace(path: Path, text: str) -> None:

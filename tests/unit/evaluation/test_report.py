@@ -1,0 +1,241 @@
+"""The report on hostile repository text: it must not run, fetch, hide or reorder anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codetune.artifacts import Artifact, run_stage
+from codetune.evaluation.charts import loss_svg
+from codetune.evaluation.report import write_report
+from codetune.records import ModelCard
+
+HOSTILE = (
+    "<script>fetch('https://evil.example/x')</script><img src=https://evil.example/i.png onerror=x>"
+    "![i](https://evil.example/m.png) \u202e\u2066gnp.exe\u2069 zero\u200bwidth \x1b[2J\x00 ```\n# no\n"
+    "</pre></style>{{ 7*7 }}{% raw %} `x` | a | --> <!-- \"quoted\" 'single' &amp; \U000e0041"
+)
+
+
+def figure(value: float) -> dict[str, float]:
+    return {"value": value, "low": value * 0.9, "high": value * 1.1}
+
+
+def scorecard(fim: bool) -> dict[str, Any]:
+    counts = {"files": 9, "bytes": 1000, "prompts": 20 if fim else 0, "prompt_files": 8}
+    counts |= {"general_files": 5, "general_bytes": 500}
+
+    def side(bits: float, share: float) -> dict[str, Any]:
+        return {
+            "bits_per_byte": figure(bits),
+            "fim_exact_match": figure(share) if fim else None,
+            "fim_edit_similarity": figure(share * 2) if fim else None,
+            "general_bits_per_byte": figure(1.5),
+            "n": counts,
+        }
+
+    change = {"bits_per_byte": {"value": -0.5, "low": -0.6, "high": -0.4}}
+    change |= {"general_bits_per_byte": {"value": 0.0, "low": -0.1, "high": 0.1}}
+    if fim:
+        gain = {"value": 0.1, "low": 0.05, "high": 0.15}
+        change |= {"fim_exact_match": gain, "fim_edit_similarity": gain}
+    return {
+        "base": side(2.0, 0.1),
+        "tuned": side(1.5, 0.2),
+        "change": change,
+        "promoted": True,
+        "reasons": ["Better on held-out code.", HOSTILE],
+    }
+
+
+def made(folder: Path, text: str = HOSTILE, fim: bool = True) -> dict[str, Any]:
+    """Every stage's artifact as the report reads it, with `text` wherever a repository has a say."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    answer = {"text": text, "exact": False, "similarity": 0.5}
+    completion = {
+        **{"id": "g", "repo": text, "path": text, "language": text, "split": "time", "kind": text},
+        **{"prefix": text, "suffix": text, "truth": text, "base": answer, "tuned": answer},
+    }
+
+    def collect(place: Path) -> dict[str, Any]:
+        repository = {"name": text, "location": text, "kind": "git", "commit": "c" * 40}
+        (place / "repository.json").write_text(json.dumps({**repository, "cutoff": "a" * 40}))
+        return {}
+
+    def clean(place: Path) -> dict[str, Any]:
+        rows = [{"path": text, "reason": "binary"}] * 6
+        pq.write_table(pa.Table.from_pylist(rows), place / "dropped.parquet")
+        languages = {text: {"files": 3, "bytes": 1234}}
+        return {"files": 9, "kept": 3, "dropped": {"binary": 6}, "languages": languages}
+
+    def build(place: Path) -> dict[str, Any]:
+        return {
+            "examples": {"ntp": 5, "fim": 7},
+            "tokens": 12345,
+            "leaked": 0,
+            "fim_kinds": {text: 3},
+        }
+
+    def train(place: Path) -> dict[str, Any]:
+        lines: list[dict[str, Any]] = [
+            {"kind": "train", "step": n, "tokens": 1000 * n, "loss": 3 - n / 10}
+            for n in range(1, 9)
+        ]
+        lines += [{"kind": "validation", "step": n, "loss": 2.9} for n in (0, 4, 8)]
+        (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (place / "preflight.json").write_text(json.dumps({"seconds": 75, "memory_needed": 10**9}))
+        return {"method": text, "loss": {"first": 3.0, "last": 2.2}, "tokens": 8000}
+
+    def evaluate(place: Path) -> dict[str, Any]:
+        lines = [json.dumps(completion)] * 12 if fim else []
+        (place / "completions.jsonl").write_text("\n".join(lines))
+        pair = {"base": figure(2.0), "tuned": figure(1.5), "change": figure(-0.5)}
+        row = {"value": text, "files": 3, "bytes": 9, "prompts": 2, "bits_per_byte": pair}
+        parts: dict[str, Any] = {"split": [row], "language": [row], "kind": [row] if fim else []}
+        card = scorecard(fim)
+        return {"scorecard": card, "breakdown": parts, "window": 512, "seconds": {"base": 1.0}}
+
+    def stage(name: str, make: Any, config: dict[str, Any]) -> Artifact:
+        return run_stage(name, folder / name, config, {}, make)
+
+    config = {"seed": 0, "forgetting_limit": 0.03}
+    return {
+        "collected": stage("sources", collect, {"cutoff": 0.1}),
+        "cleaned": stage("corpus", clean, {"licences": [text]}),
+        "dataset": stage("dataset", build, {"seed": 0, "recipe": {"x": 1}, "version": 1}),
+        "run": stage("run", train, {"method": "lora"}),
+        "evaluation": stage("evaluation", evaluate, config),
+        "card": card(text),
+    }
+
+
+def card(text: str) -> ModelCard:
+    return ModelCard(
+        id="mine:1", name="mine", version=1, kind="adapter", base=text, base_digest="d" * 64,
+        method="lora", created="2026-01-02T03:04:05+00:00", promoted=True, config_digest="c",
+        data_digest="d", commits={text: "a" * 40}, licences={text: 3},
+    )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects the elements, their attributes and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    return Page(write_report(tmp_path / "r", **made(tmp_path)).read_text())
+
+
+def test_nothing_of_a_repository_becomes_markup(page: Page) -> None:
+    assert not {"script", "img", "iframe", "link", "object", "form", "base", "video"} & {*page.tags}
+    assert "<script>fetch(" in page.text  # it is shown, as text
+    assert "{{ 7*7 }}" in page.text  # and no template either
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+
+
+def test_nothing_is_asked_for_from_elsewhere(page: Page) -> None:
+    asked = [
+        a for a in page.attributes if a[1] in ("src", "href", "action", "srcset", "xlink:href")
+    ]
+    assert asked == []
+    policy = next(value for _, name, value in page.attributes if "default-src" in value)
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy  # so that default-src forbids it
+
+
+def test_the_style_sheet_asks_for_nothing(tmp_path: Path) -> None:
+    html = write_report(tmp_path / "r", **made(tmp_path)).read_text()
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_hidden_characters_are_shown(tmp_path: Path, name: str) -> None:
+    write_report(tmp_path / "r", **made(tmp_path))
+    text = (tmp_path / "r" / name).read_text()
+    for hidden in "\u202e\u2066\u2069\u200b\x1b\x00\U000e0041":
+        assert hidden not in text
+        assert f"⟨U+{ord(hidden):04X}⟩" in text
+
+
+def test_markdown_stays_in_its_place(tmp_path: Path) -> None:
+    write_report(tmp_path / "r", **made(tmp_path))
+    text = (tmp_path / "r" / "report.md").read_text()
+    outside, fence = [], ""
+    for line in text.split("\n"):
+        mark = re.match(r"`{3,}", line)
+        if not fence and mark:
+            fence = mark[0]
+        elif fence and line == fence:
+            fence = ""
+        elif not fence:
+            outside.append(line)
+    assert not fence
+    prose = "\n".join(outside)
+    assert "<script" not in prose
+    assert "<img" not in prose
+    assert re.findall(r"(?<!\\)!\[[^\]]*\]\([^)]*\)", prose) == ["![Scorecard](scorecard.png)"]
+    assert "\n# no" not in prose
+
+
+def test_the_pictures_lie_beside_the_report(tmp_path: Path) -> None:
+    write_report(tmp_path / "r", **made(tmp_path))
+    assert (tmp_path / "r" / "scorecard.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [
+        "report.html",
+        "report.md",
+        "scorecard.png",
+    ]
+
+
+def test_a_manager_finds_the_verdict(tmp_path: Path) -> None:
+    text = Page(write_report(tmp_path / "r", **made(tmp_path, "plain")).read_text()).text
+    assert "mine:1 predicts code it has never seen from this repository 25 % better" in text
+    assert "fills 4 of 20 gaps in it with exactly the code that was written there" in text
+    assert "Promoted" in text
+    assert len(re.findall("what the author wrote", text)) == 10
+
+
+def test_a_base_without_fim_has_a_report_too(tmp_path: Path) -> None:
+    text = Page(write_report(tmp_path / "r", **made(tmp_path, "plain", fim=False)).read_text()).text
+    assert "Held-out code" in text
+    assert "real completions" not in text
+
+
+def test_a_candidate_says_so(tmp_path: Path) -> None:
+    parts = made(tmp_path, "plain")
+    parts["card"] = replace(parts["card"], promoted=False)
+    text = Page(write_report(tmp_path / "r", **parts).read_text()).text
+    assert "Why it is only a candidate" in text
+    assert "Kept as a candidate" in text
+
+
+def test_a_loss_curve_needs_steps() -> None:
+    assert loss_svg([]) is None
+    assert loss_svg([{"kind": "train", "step": 1, "tokens": 5, "loss": 2.0}]) is None
+    flat = [{"kind": "train", "step": n, "tokens": 5 * n, "loss": 2.0} for n in (1, 2, 3)]
+    assert "<polyline" in str(loss_svg(flat))
