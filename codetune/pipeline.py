@@ -39,10 +39,18 @@ class Journey:
         local = Path(self.source).expanduser()
         place = str(local.resolve()) if local.exists() else self.source
         self.folder = home() / "projects" / digest_of(place)
+        self._collected: Artifact | None = None
 
     def collect(self) -> Artifact:
-        """Every file of the source's past and present, with its commit."""
-        return collect(self.source, self.config.sources, self.folder / "sources", self.progress)
+        """Every file of the source's past and present, with its commit.
+
+        Read once: a commit that arrives meanwhile must not make two stages see two sources, and
+        a remote repository is fetched a single time.
+        """
+        if self._collected is None:
+            folder = self.folder / "sources"
+            self._collected = collect(self.source, self.config.sources, folder, self.progress)
+        return self._collected
 
     def clean(self) -> Artifact:
         """The files worth learning from; the others are listed with a reason."""
