@@ -70,17 +70,19 @@ class _Build:
 
     def make(self, folder: Path) -> dict[str, Any]:
         """The stage: split, purge, write what is held out, write examples, measure."""
-        entries = read_catalogue(self.documents)
-        if not entries:
-            raise DatasetError("The corpus holds no documents.")
-        parts = split(self.documents, entries, self.options)
+        with self.progress.task("Choosing what to hold out"):
+            entries = read_catalogue(self.documents)
+            if not entries:
+                raise DatasetError("The corpus holds no documents.")
+            parts = split(self.documents, entries, self.options)
         self.processes = self.processes or processes_for(parts.training_bytes)
         purged = self._purge(parts)
-        text = write_text(folder / "heldout.parquet", purged.scored, self.options)
-        if not text["rows"]:
-            raise self._nothing_held_out(purged)
-        fim_files = purged.scored if self.renderer.fim is not None else []
-        fim = write_fim(folder / "heldout_fim.parquet", fim_files, self.options)
+        with self.progress.task("Writing what is held out"):
+            text = write_text(folder / "heldout.parquet", purged.scored, self.options)
+            if not text["rows"]:
+                raise self._nothing_held_out(purged)
+            fim_files = purged.scored if self.renderer.fim is not None else []
+            fim = write_fim(folder / "heldout_fim.parquet", fim_files, self.options)
         training, validation = self._write(folder, parts, purged)
         leakage = measure(folder, self.base, self.progress)
         self._say(training, text, fim)

@@ -16,7 +16,7 @@ from codetune.dataset.catalogue import seeded
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.spans import line_span
 from codetune.dataset.split import Candidate
-from codetune.dataset.windows import Windows, WindowSet, windows_of
+from codetune.dataset.windows import Windows, WindowSet, telling_windows
 from codetune.syntax.parse import Span, fim_spans
 from codetune.tables import TableWriter
 
@@ -62,8 +62,8 @@ class Scored:
 
 
 def candidate_windows(candidate: Candidate) -> Windows:
-    """Every telling window of the candidate's file."""
-    return windows_of(candidate.document.text, telling_only=True)
+    """The telling windows over what may be scored of the candidate's file."""
+    return telling_windows(candidate.document.text, candidate.regions)
 
 
 def without_leaks(candidate: Candidate, windows: Windows, known: WindowSet) -> tuple[Scored, int]:

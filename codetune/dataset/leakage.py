@@ -11,7 +11,7 @@ import numpy as np
 
 from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
 from codetune.dataset.split import Candidate
-from codetune.dataset.windows import Windows, WindowSet, windows_of
+from codetune.dataset.windows import Windows, WindowSet, telling_windows
 from codetune.dataset.workers import ordered_map, processes_for
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenStore
@@ -170,15 +170,11 @@ def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
 
 def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
     for row in read_rows(path / "heldout.parquet", ["id", "text"]):
-        yield "text " + row["id"], windows_of(row["text"], telling_only=True)
+        yield "text " + row["id"], telling_windows(row["text"])
     for row in read_rows(path / "heldout_fim.parquet", ["id", "prefix", "middle", "suffix"]):
         before, after = row["prefix"][-_AROUND:], row["suffix"][:_AROUND]
-        start = len(before.encode())
-        end = start + len(row["middle"].encode())
-        windows = windows_of(before + row["middle"] + after, telling_only=True)
-        over = (windows.starts < end) & (windows.ends > start)
-        kept = Windows(windows.hashes[over], windows.starts[over], windows.ends[over])
-        yield "fim " + row["id"], kept
+        middle = (len(before), len(before) + len(row["middle"]))
+        yield "fim " + row["id"], telling_windows(before + row["middle"] + after, [middle])
 
 
 def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ corpus of any size streams past a small set of held-out windows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,25 +49,43 @@ class Windows:
     ends: Offsets
 
 
-def windows_of(text: str, *, telling_only: bool = False) -> Windows:
-    """Every window of `text`; with `telling_only` those with too few different tokens are left out.
+def windows_of(text: str) -> Windows:
+    """Every window of `text`; one that is shorter than a window has none: it cannot leak."""
+    return _windows(text)[0]
 
-    A text that is shorter than a window has none: it cannot leak.
+
+def telling_windows(text: str, over: Sequence[tuple[int, int]] | None = None) -> Windows:
+    """The windows of held-out `text` that have enough different tokens to say anything.
+
+    With `over`, only those that overlap one of these ranges of characters.
     """
+    windows, tokens = _windows(text)
+    kept = np.ones(len(windows.hashes), np.bool_)
+    if over is not None:
+        kept[:] = False
+        for start, end in over:
+            first = len(text[:start].encode("utf-8", "replace"))
+            last = first + len(text[start:end].encode("utf-8", "replace"))
+            kept |= (windows.starts < last) & (windows.ends > first)
+    if kept.any():
+        views = np.lib.stride_tricks.sliding_window_view(tokens, LENGTH)
+        ordered = np.sort(views[kept], axis=1)
+        kept[kept] = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) + 1 >= DIFFERENT
+    return Windows(windows.hashes[kept], windows.starts[kept], windows.ends[kept])
+
+
+def _windows(text: str) -> tuple[Windows, Hashes]:
+    """All windows, and the tokens they are made of."""
     data = text.encode("utf-8", "replace")
     tokens, starts, ends = _tokens(data)
     count = len(tokens) - LENGTH + 1
     if count <= 0:
         empty = np.empty(0, np.int64)
-        return Windows(np.empty(0, np.uint64), empty, empty)
+        return Windows(np.empty(0, np.uint64), empty, empty), tokens
     sums = np.zeros(len(tokens) + 1, np.uint64)
     np.cumsum(tokens * _powers(_BASE, len(tokens)), out=sums[1:])
     hashes = (sums[LENGTH:] - sums[:-LENGTH]) * _powers(_INVERSE, count)
-    kept: slice | npt.NDArray[np.bool_] = slice(None)
-    if telling_only:
-        ordered = np.sort(np.lib.stride_tricks.sliding_window_view(tokens, LENGTH), axis=1)
-        kept = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) + 1 >= DIFFERENT
-    return Windows(hashes[kept], starts[:count][kept], ends[LENGTH - 1 :][kept])
+    return Windows(hashes, starts[:count], ends[LENGTH - 1 :]), tokens
 
 
 class WindowSet:

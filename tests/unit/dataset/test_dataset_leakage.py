@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codetune.dataset.leakage import measure
-from codetune.dataset.windows import LENGTH, WindowSet, windows_of
+from codetune.dataset.windows import LENGTH, WindowSet, telling_windows, windows_of
 from codetune.errors import ArtifactError
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenStore, TokenWriter
@@ -19,7 +19,7 @@ TELLING = "".join(f"result_{n} = compute(alpha_{n}, beta[{n}])\n" for n in range
 
 
 def found(held_out: str, training: str) -> int:
-    known = WindowSet([windows_of(held_out, telling_only=True).hashes])
+    known = WindowSet([telling_windows(held_out).hashes])
     return len(known.find(training))
 
 
@@ -47,6 +47,16 @@ def test_windows_are_found_exactly_where_they_stand(tokens: list[str], a: int, b
     for start, end in zip(windows.starts, windows.ends, strict=True):
         inside = part.encode()[start:end].decode()
         assert len(inside.replace("(", " ( ").replace(";", " ; ").split()) == LENGTH
+
+
+def test_windows_over_a_part() -> None:
+    text = "# grüße 🙂\n" + TELLING
+    at = text.index("alpha_6")
+    whole, part = telling_windows(text), telling_windows(text, [(at, at + 7)])
+    assert 0 < len(part.hashes) == 32 < len(whole.hashes)
+    assert set(part.hashes.tolist()) <= set(whole.hashes.tolist())
+    for start, end in zip(part.starts, part.ends, strict=True):
+        assert b"alpha_6" in text.encode()[start:end]
 
 
 def test_what_every_file_has_is_no_leak() -> None:
