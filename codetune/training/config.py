@@ -26,7 +26,10 @@ class TrainingOptions(Options):
         None, ge=1, description="Stop after this many optimizer steps, whatever `epochs` says."
     )
     learning_rate: float | None = option(
-        None, gt=0, le=1, description="Peak learning rate; by method when not set."
+        None,
+        gt=0,
+        le=1,
+        description="Peak learning rate; by method and size of the model when not set.",
     )
     warmup: float = option(
         0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
@@ -62,10 +65,6 @@ class TrainingOptions(Options):
         "auto",
         description="Arithmetic of the matrix products; auto: bf16 where this machine is fast at "
         "it. The trained weights and the optimizer are always kept in float32.",
-    )
-    compile: Literal["auto", "always", "never"] = option(
-        "auto",
-        description="torch.compile; auto: when the run is long enough to win its start-up back.",
     )
     gradient_checkpointing: bool = option(
         False, description="Compute activations twice instead of keeping them: slower, smaller."

@@ -37,9 +37,17 @@ class Method:
     """A way to tune. LoRA wants about ten times the learning rate of full tuning."""
 
     name: str
-    learning_rate: float
+    learning_rate: float  # the best peak for a model of `_MEASURED` parameters
+
+    def learning_rate_for(self, parameters: int) -> float:
+        """The default peak rate: larger models want smaller ones.
+
+        The power brings nano's rates to the field's usual 2e-4 (LoRA) at 1.5 billion.
+        """
+        return self.learning_rate * (_MEASURED / max(parameters, _MEASURED)) ** 0.4
 
 
+_MEASURED = 5_500_000  # nano, on whose validation losses the rates were chosen
 METHODS = {
     "lora": Method("lora", learning_rate=2e-3),
     "full": Method("full", learning_rate=2e-4),

@@ -62,7 +62,8 @@ def make_plan(
         accumulation=accumulation,
         steps=steps,
         warmup_steps=round(options.warmup * steps),
-        learning_rate=options.learning_rate or METHODS[options.method].learning_rate,
+        learning_rate=options.learning_rate
+        or METHODS[options.method].learning_rate_for(parameters),
         validate_every=options.validate_every or max(1, min(200, math.ceil(steps / 12))),
         validation_batches=_validation_batches(
             validation, options.validation_tokens, max(window, micro)

@@ -60,9 +60,10 @@ class _Run:
     progress: Progress
 
     def go(self) -> Mapping[str, Any]:
+        from codetune.training.interrupt import ends_soon
         from codetune.training.metrics import draw_curve, run_log
 
-        with run_log(self.folder) as log, _quiet_libraries():
+        with ends_soon(), run_log(self.folder) as log, _quiet_libraries():
             summary = self._train(log)
             draw_curve(self.folder)
             log.info("finished: %s", summary)

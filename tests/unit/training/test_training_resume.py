@@ -120,6 +120,30 @@ def test_a_kill_after_the_last_step_only_finishes(
     assert steps(tmp_path) == before
 
 
+def blocked() -> None:
+    """A torch call that Python cannot interrupt, as one backward pass of a large model."""
+    import torch
+
+    from codetune.training.interrupt import ends_soon
+
+    torch.set_num_threads(1)
+    x = torch.randn(1500, 1500, dtype=torch.float64)
+    with ends_soon(patience=0.5):
+        torch.linalg.svd(torch.cat([x] * 40))
+
+
+def test_interrupt_during_a_long_call_ends_soon() -> None:
+    process = SERVER.Process(target=blocked)
+    process.start()
+    time.sleep(3)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGINT)  # type: ignore[arg-type]
+    began = time.monotonic()
+    process.join(30)
+    assert time.monotonic() - began < 2
+    assert process.exitcode == 130
+
+
 def test_interrupt_ends_soon_and_goes_on(
     dataset: Artifact, base: BaseModel, tmp_path: Path
 ) -> None:
