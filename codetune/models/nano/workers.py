@@ -66,7 +66,7 @@ def row_loss(
     hidden = forward(tokens.to(device), positions.to(device), Lengths(row.lengths))
     if hole_weight != 1.0 and hidden.requires_grad:
         weights = hole_weights(row, head.shape[0], hole_weight).to(hidden)[:, None]
-        hidden.register_hook(lambda gradient: gradient * weights)
+        hidden.register_hook(lambda g: g * weights)  # type: ignore[no-untyped-call]
     return linear_cross_entropy(hidden, head, labels.to(device), divisor=divisor, compiled=compiled)
 
 
