@@ -3,7 +3,7 @@ single one is not slower than `transformers.generate`.
 
 Both over HTTP, against a `codetune serve` in a process of its own with its defaults; the
 requests are plain `http.client` calls, so that the client's own work is small. transformers
-runs with its weights in float32 and in bfloat16, and the better of the two counts.
+runs in float32 and bfloat16, on one core and on all, without HTTP; its best counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import platform
@@ -32,16 +33,7 @@ if TYPE_CHECKING:
 
 TOKENS, CONCURRENT = 64, 8
 CLAIMS = {"concurrent over one after another": 3.0, "single over transformers.generate": 1.0}
-PROMPTS = [
-    "import json\nimport os\n\n\ndef read_config(path):\n    ",
-    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n",
-    "def test_add():\n    assert add(1, 2) == 3\n\n\ndef test_subtract():\n    ",
-    "import argparse\n\n\ndef main():\n    parser = argparse.ArgumentParser()\n    ",
-    "from pathlib import Path\n\n\ndef find_files(root, pattern):\n    for path in ",
-    "class Parser:\n    def parse(self, text):\n        tokens = text.split()\n        ",
-    "def factorial(n):\n    if n == 0:\n        return 1\n    ",
-    "import unittest\n\n\nclass TestServer(unittest.TestCase):\n    def setUp(self):\n        ",
-]
+PROMPT_CHARACTERS = 300
 
 
 def main() -> int:
@@ -50,10 +42,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     arguments = parser.parse_args()
     rounds = 3 if arguments.quick else 9
-    rates = over_http(arguments.base, rounds)
-    rates |= with_transformers(arguments.base, rounds)
-    rates |= mixed_adapters(arguments.base, rounds)
-    best = max(rates["transformers float32"], rates["transformers bfloat16"])
+    prompts, rates = over_http(arguments.base, rounds)
+    rates |= with_transformers(arguments.base, prompts, rounds)
+    rates |= mixed_adapters(arguments.base, prompts, rounds)
+    best = max(rate for name, rate in rates.items() if name.startswith("transformers"))
     ratios = {
         "concurrent over one after another": rates["eight at once"] / rates["one after another"],
         "single over transformers.generate": rates["one after another"] / best,
@@ -86,45 +78,52 @@ def machine() -> str:
     )
 
 
-def median_rate(rounds: int, run: Callable[[], int]) -> float:
-    """Tokens per second, the median of several rounds after a first one that is not counted."""
-    run()
-    rates = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        tokens = run()
-        rates.append(tokens / (time.perf_counter() - start))
-    return statistics.median(rates)
+def median_rates(rounds: int, runs: dict[str, Callable[[], int]]) -> dict[str, float]:
+    """Tokens per second of each, the median of rounds in turn, after one that is not counted."""
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            tokens = run()
+            if round_:
+                rates[name].append(tokens / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def over_http(base: str, rounds: int) -> dict[str, float]:
+def candidates() -> Iterator[str]:
+    """The beginnings of some of the standard library's files."""
+    for file in sorted(Path(os.__file__).parent.glob("*.py")):
+        text = file.read_text(errors="replace")
+        if len(text) > 2 * PROMPT_CHARACTERS:
+            yield text[:PROMPT_CHARACTERS]
+
+
+def over_http(base: str, rounds: int) -> tuple[list[str], dict[str, float]]:
+    """The prompts, chosen so that no answer ends before its 64th token, and the rates."""
     with server(base) as port:
 
         def ask(prompt: str, stream: bool = False) -> int:
-            body = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": stream}
-            body["stream_options"] = {"include_usage": True}
+            body: dict[str, Any] = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+            body |= {"stream": stream, "stream_options": {"include_usage": True}}
             connection = http.client.HTTPConnection("127.0.0.1", port)
             connection.request("POST", "/v1/completions", json.dumps(body))
             answer = connection.getresponse().read()
             connection.close()
-            counts = re.findall(rb'"completion_tokens":(\d+)', answer)
-            return int(counts[-1])
+            return int(re.findall(rb'"completion_tokens":(\d+)', answer)[-1])
 
+        def streams(prompt: str) -> int:
+            return ask(prompt, stream=True)
+
+        long = (prompt for prompt in candidates() if ask(prompt) == TOKENS)
+        prompts = list(itertools.islice(long, CONCURRENT))
         with ThreadPoolExecutor(CONCURRENT) as pool:
-
-            def streams(prompt: str) -> int:
-                return ask(prompt, stream=True)
-
-            return {
-                "one after another": median_rate(rounds, lambda: sum(map(ask, PROMPTS))),
-                "eight at once": median_rate(rounds, lambda: sum(pool.map(ask, PROMPTS))),
-                "one after another, streamed": median_rate(
-                    rounds, lambda: sum(map(streams, PROMPTS))
-                ),
-                "eight at once, streamed": median_rate(
-                    rounds, lambda: sum(pool.map(streams, PROMPTS))
-                ),
+            runs: dict[str, Callable[[], int]] = {
+                "one after another": lambda: sum(map(ask, prompts)),
+                "eight at once": lambda: sum(pool.map(ask, prompts)),
+                "one after another, streamed": lambda: sum(map(streams, prompts)),
+                "eight at once, streamed": lambda: sum(pool.map(streams, prompts)),
             }
+            return prompts, median_rates(rounds, runs)
 
 
 @contextmanager
@@ -145,7 +144,8 @@ def server(base: str) -> Iterator[int]:
             process.wait(10)
 
 
-def with_transformers(base: str, rounds: int) -> dict[str, float]:
+def with_transformers(base: str, prompts: list[str], rounds: int) -> dict[str, float]:
+    """Some of the same prompts, one after another."""
     import torch
     from transformers import AutoTokenizer
 
@@ -153,26 +153,30 @@ def with_transformers(base: str, rounds: int) -> dict[str, float]:
 
     folder = resolve_base(base).path
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompts = [tokenizer(prompt, return_tensors="pt") for prompt in PROMPTS]
-    rates = {}
-    for name in ("float32", "bfloat16"):
+    encoded = [tokenizer(prompt, return_tensors="pt") for prompt in prompts[:2]]
+    cores = torch.get_num_threads()
+    runs = {}
+    for name, threads in itertools.product(("float32", "bfloat16"), {1, cores}):
         model: Any = load_model(folder, dtype=getattr(torch, name), device="cpu")
-        pad = model.config.eos_token_id if tokenizer.pad_token_id is None else None
 
-        def generate(model: Any = model, pad: int | None = pad) -> int:
+        def generate(model: Any = model, threads: int = threads) -> int:
+            torch.set_num_threads(threads)
             made = 0
-            for prompt in prompts:
+            for prompt in encoded:
                 output = model.generate(
-                    **prompt, max_new_tokens=TOKENS, do_sample=False, pad_token_id=pad
+                    **prompt,
+                    max_new_tokens=TOKENS,
+                    do_sample=False,
+                    pad_token_id=tokenizer.eos_token_id,
                 )
                 made += output.shape[1] - prompt["input_ids"].shape[1]
             return made
 
-        rates[f"transformers {name}"] = median_rate(max(2, rounds // 3), generate)
-    return rates
+        runs[f"transformers.generate, {name}, {threads} threads"] = generate
+    return median_rates(max(1, rounds // 3), runs)
 
 
-def mixed_adapters(base_name: str, rounds: int) -> dict[str, float]:
+def mixed_adapters(base_name: str, prompts: list[str], rounds: int) -> dict[str, float]:
     """The engine alone, without HTTP: what several adapters in one batch cost."""
     from codetune.models.load import resolve_base
     from codetune.models.prompts import Renderer
@@ -186,7 +190,7 @@ def mixed_adapters(base_name: str, rounds: int) -> dict[str, float]:
 
     def ask(models: list[Servable]) -> int:
         async def one(number: int) -> int:
-            ids = renderer.plain(PROMPTS[number])
+            ids = renderer.plain(prompts[number])
             rules = Sampling(TOKENS, stop_ids=renderer.fim_stops)
             model = models[number % len(models)]
             async for piece in engine.submit(Job(model, ids, rules, renderer.decode, False)):
@@ -201,13 +205,12 @@ def mixed_adapters(base_name: str, rounds: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         tuned = [adapter(base, Path(folder) / str(seed), seed) for seed in range(3)]
-        rates = {
-            "engine, eight at once: base": median_rate(rounds, lambda: ask([plain])),
-            "engine, eight at once: one adapter": median_rate(rounds, lambda: ask(tuned[:1])),
-            "engine, eight at once: base and three adapters": median_rate(
-                rounds, lambda: ask([plain, *tuned])
-            ),
+        runs = {
+            "engine, eight at once: base": lambda: ask([plain]),
+            "engine, eight at once: one adapter": lambda: ask(tuned[:1]),
+            "engine, eight at once: base and three adapters": lambda: ask([plain, *tuned]),
         }
+        rates = median_rates(rounds, runs)
         engine.close()
     return rates
 

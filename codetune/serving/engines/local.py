@@ -32,6 +32,9 @@ from codetune.serving.engines.sequence import Sequence
 
 _log = logging.getLogger(__name__)
 _PROMPT_TOKENS = 2 * STRETCH  # read per round while answers are running
+# Seconds between deliveries of text: a small model writes a token in less than one millisecond,
+# and every delivery costs the event loop as much as several tokens cost the model.
+_PACE = 0.01
 _LOADING_POLL = 0.01  # seconds between looks at a model that is being loaded
 
 
@@ -47,6 +50,7 @@ class LocalEngine:
         self._running: list[Sequence] = []
         self._wake = threading.Condition()
         self._closed = False
+        self._delivered = 0.0  # when, on the monotonic clock
         self._thread = threading.Thread(target=self._loop, name="codetune-engine", daemon=True)
         self._thread.start()
 
@@ -115,7 +119,10 @@ class LocalEngine:
             batches.setdefault(id(sequence.runner), []).append(sequence)
         for sequences in batches.values():
             self._step(sequences)
-        self._deliver([*self._running, *self._reading])
+        now = time.monotonic()
+        if now - self._delivered >= _PACE:
+            self._delivered = now
+            self._deliver(self._running)
 
     def _sweep(self) -> None:
         """Let go of answers that nobody waits for, and of those that took too long."""
@@ -215,17 +222,16 @@ class LocalEngine:
         """One wake-up per event loop and round, however many answers went on."""
         mail: dict[AbstractEventLoop, list[tuple[Sequence, list[Piece | BaseException]]]] = {}
         for sequence in sequences:
-            if sequence.outbox:
-                mail.setdefault(sequence.loop, []).append((sequence, sequence.outbox))
-                sequence.outbox = []
-        for loop, letters in mail.items():
+            if letters := sequence.letters():
+                mail.setdefault(sequence.loop, []).append((sequence, letters))
+        for loop, post in mail.items():
             try:
-                loop.call_soon_threadsafe(_hand_out, letters)
+                loop.call_soon_threadsafe(_hand_out, post)
             except RuntimeError:  # the loop was closed: its listeners are gone
-                for sequence, _ in letters:
+                for sequence, _ in post:
                     sequence.cancelled = True
 
 
-def _hand_out(letters: list[tuple[Sequence, list[Piece | BaseException]]]) -> None:
-    for sequence, events in letters:
-        sequence.receive(events)
+def _hand_out(post: list[tuple[Sequence, list[Piece | BaseException]]]) -> None:
+    for sequence, letters in post:
+        sequence.receive(letters)

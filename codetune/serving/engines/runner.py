@@ -20,7 +20,6 @@ from codetune.serving.engines.sequence import Sequence
 # answers go on in between, and the numbers do not depend on how busy the server is.
 STRETCH = 512
 _SHARED = 16  # a common beginning shorter than this is not worth copying
-_FEW_ROWS = 32
 _SMALL_MODEL = 100_000_000  # bytes
 _KEPT_CACHE = 64_000_000  # bytes that an idle cache may keep
 _STACKS = 8  # combinations of adapters that are kept laid out
@@ -112,7 +111,7 @@ class DecoderRunner:
     def prefill(self, sequence: Sequence) -> torch.Tensor | None:
         start, total = sequence.cached, len(sequence.ids)
         end = min(total, (start // STRETCH + 1) * STRETCH)
-        self._threads(end - start)
+        self._set_threads()
         ids = torch.tensor(sequence.ids[start:end], device=self.decoder.device)
         positions = torch.arange(start, end, device=self.decoder.device)
         loras, mix = self._mix([sequence])
@@ -129,7 +128,7 @@ class DecoderRunner:
 
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
         sequences.sort(key=lambda s: s.row)
-        self._threads(len(sequences))
+        self._set_threads()
         ids = torch.tensor([s.ids[-1] for s in sequences], device=self.decoder.device)
         attention = Decode(self.cache, [s.cached for s in sequences])
         loras, mix = self._mix(sequences)
@@ -175,10 +174,13 @@ class DecoderRunner:
         places = {name: place for place, name in enumerate(names)}
         return stack.layers, stack.mix([places.get(s.adapter or "", -1) for s in sequences])
 
-    def _threads(self, rows: int) -> None:
-        """A small product is faster on one core, and leaves the others to the HTTP server."""
-        small = self.decoder.bytes < _SMALL_MODEL and rows <= _FEW_ROWS
-        threads = 1 if small else self._cores
+    def _set_threads(self) -> None:
+        """A small product is faster on one core, which leaves the others to the HTTP server.
+
+        On a busy machine it is faster by far: threads that wait for each other after every
+        operator wait for the scheduler of the operating system.
+        """
+        threads = 1 if self.decoder.bytes < _SMALL_MODEL else self._cores
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

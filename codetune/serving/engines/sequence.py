@@ -28,7 +28,7 @@ class Sequence:
         self.runner: Runner | None = None
         self.row = -1
         self.cached = 0  # tokens whose keys and values are stored
-        self.outbox: list[Piece | BaseException] = []
+        self._letters: list[Piece | BaseException] = []
         self._queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._text = TextStream(job.decode)
         self._stops = StopScanner(job.sampling.stops)
@@ -71,13 +71,18 @@ class Sequence:
                 return self._finish("stop")
         if self.generated >= self.job.sampling.max_tokens:
             return self._finish("length")
-        if self.job.stream:
-            self._flush()
         return False
 
     def fail(self, error: BaseException) -> None:
         """Break off: the listener gets `error`."""
-        self.outbox.append(error)
+        self._letters.append(error)
+
+    def letters(self) -> list[Piece | BaseException]:
+        """What the listener has not been given yet; text that nobody streams waits for its end."""
+        if self.job.stream:
+            self._flush()
+        letters, self._letters = self._letters, []
+        return letters
 
     def _finish(self, reason: FinishReason) -> bool:
         if self._late:
@@ -99,7 +104,7 @@ class Sequence:
         if self._parts or self._scores or finish:
             piece = Piece("".join(self._parts), finish, tuple(self._scores))
             self._parts, self._scores = [], []
-            self.outbox.append(piece)
+            self._letters.append(piece)
 
     def _score(self, chosen: Chosen) -> TokenScore:
         decode = self.job.decode

@@ -1,0 +1,224 @@
+"""Queries become prompts that fit, for the model that was meant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codetune.errors import (
+    BadRequestError,
+    ModelError,
+    OverloadedError,
+    RegistryError,
+    UnservableModelError,
+)
+from codetune.models.load import BaseModel
+from codetune.registry.cards import Registry
+from codetune.serving.catalog import Catalog
+from codetune.serving.complete import Completer
+from codetune.serving.config import ServingOptions
+from codetune.serving.engine import Job, Servable
+from codetune.serving.engines.local import LocalEngine
+from codetune.serving.query import Chat, Fim, Query, Text
+from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, register
+
+
+class Recorder:
+    """An engine that keeps the jobs it is given, and refuses after some."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.jobs: list[Job] = []
+        self.cancelled = 0
+        self._limit = limit
+
+    def submit(self, job: Job) -> Any:
+        if len(self.jobs) == self._limit:
+            raise OverloadedError("full")
+        self.jobs.append(job)
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def load(self, model: Servable) -> None: ...
+    def close(self) -> None: ...
+    def busy(self) -> dict[str, int]:
+        return {}
+
+
+@pytest.fixture(scope="module")
+def home(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made, home = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("home")
+    register(home, "shop", base, make_adapter(base, made / "one", seed=1))
+    register(home, "shop", base, make_adapter(base, made / "two", seed=2), promoted=False)
+    register(home, "other", base, make_adapter(base, made / "three", seed=3), promoted=False)
+    return home
+
+
+@pytest.fixture
+def completer(home: Path, base: BaseModel) -> Completer:
+    options = ServingOptions(base=str(base.path))
+    return Completer(Recorder(), Catalog(Registry(home), options.base), options)
+
+
+def jobs(completer: Completer, query: Query) -> list[Job]:
+    asyncio.run(completer.start(query))
+    engine = completer.engine
+    assert isinstance(engine, Recorder)
+    return engine.jobs
+
+
+def test_names_mean_the_newest_promoted_version(completer: Completer) -> None:
+    def means(name: str | None) -> str:
+        return completer.catalog.resolve(name).id
+
+    assert means("shop") == "shop:1"
+    assert means("shop:2") == "shop:2"
+    assert means("other") == "other:1", "none is promoted: the newest"
+    assert means("tiny") == "tiny"
+    assert means(None) == "shop:1", "what is asked without a name"
+    with pytest.raises(RegistryError, match="Did you mean 'shop'"):
+        means("shopp")
+    for trick in ("../shop", "shop:9", "", "shop:1/../other"):
+        with pytest.raises(RegistryError):
+            means(trick)
+
+
+def test_without_a_tuned_model_the_base_is_the_default(base: BaseModel, tmp_path: Path) -> None:
+    catalog = Catalog(Registry(tmp_path), str(base.path))
+    assert catalog.resolve(None).kind == "base"
+
+
+def test_an_adapter_of_a_base_that_has_changed_is_refused(base: BaseModel, tmp_path: Path) -> None:
+    own = base_of(make_base(tmp_path / "own"))
+    register(tmp_path / "home", "mine", own, make_adapter(own, tmp_path / "adapter"))
+    (own.path / "config.json").write_text((own.path / "config.json").read_text() + "\n")
+    catalog = Catalog(Registry(tmp_path / "home"), str(base.path))
+    with pytest.raises(UnservableModelError, match="another 'own'"):
+        catalog.resolve("mine")
+
+
+def test_fim_is_rendered_as_in_training(completer: Completer) -> None:
+    renderer = completer._voice(completer.catalog.resolve("tiny")).renderer
+    query = Query([Fim("a = ", "\nb", path="x.py", repo="r")], model="tiny", max_tokens=9)
+    (job,) = jobs(completer, query)
+    assert job.prompt == renderer.fim_prompt("a = ", "\nb", repo="r", path="x.py")
+    assert job.sampling.stop_ids == renderer.fim_stops
+    assert job.sampling.max_tokens == 9
+
+
+def test_a_tuned_model_knows_its_own_repository(completer: Completer) -> None:
+    (tuned,) = jobs(completer, Query([Fim("a", "b", path="x.py")], model="shop"))
+    renderer = completer._voice(completer.catalog.resolve("shop")).renderer
+    expected = renderer.fim_prompt("a", "b", repo="github.com/team/shop", path="x.py")
+    assert tuned.prompt == expected
+
+
+def test_a_long_file_leaves_room_for_the_answer(completer: Completer) -> None:
+    long = Fim("x = 1\n" * 4000, "y = 2\n" * 4000)
+    (job,) = jobs(completer, Query([long], model="tiny", max_tokens=100))
+    assert 850 < len(job.prompt) <= 1024 - 100
+    query = Query([long], model="tiny", max_tokens=5000)
+    job = jobs(completer, query)[-1]
+    assert len(job.prompt) + job.sampling.max_tokens <= 1024
+    assert job.sampling.max_tokens == 512, "at most half of the window"
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_its_size(completer: Completer) -> None:
+    chat = Chat([{"role": "user", "content": "x" * 2000}])
+    for prompt, param in ((Text("y" * 1024), "prompt"), (chat, "messages")):
+        with pytest.raises(BadRequestError, match=r"\d{4} tokens.*window is 1024") as caught:
+            jobs(completer, Query([prompt], model="tiny"))
+        assert caught.value.param == param
+    (job,) = jobs(completer, Query([Text("y" * 1000)], model="tiny", max_tokens=500))
+    assert job.sampling.max_tokens == 24, "what is left"
+
+
+def test_what_a_base_cannot_do_is_a_bad_request(
+    tmp_path: Path,
+) -> None:
+    import json
+
+    folder = make_base(tmp_path / "plain")
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    for token in spec["added_tokens"]:
+        token["content"] = token["content"].replace("fim", "foo")
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    options = ServingOptions(base=str(folder))
+    completer = Completer(Recorder(), Catalog(Registry(tmp_path), options.base), options)
+    with pytest.raises(BadRequestError, match="no fill-in-the-middle tokens"):
+        jobs(completer, Query([Fim("a", "b")]))
+
+
+def test_a_broken_tokenizer_is_told_without_paths(tmp_path: Path) -> None:
+    folder = make_base(tmp_path / "bad")
+    (folder / "tokenizer.json").write_text("{")
+    options = ServingOptions(base=str(folder))
+    completer = Completer(Recorder(), Catalog(Registry(tmp_path), options.base), options)
+    with pytest.raises((UnservableModelError, ModelError)) as caught:
+        jobs(completer, Query([Text("x")]))
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_n_answers_have_seeds_of_their_own(completer: Completer) -> None:
+    made = jobs(completer, Query([Text("a"), Text("b")], model="tiny", n=2, seed=5))
+    assert [job.sampling.seed for job in made] == [5, 6, 5, 6]
+    assert [job.sampling.seed for job in jobs(completer, Query([Text("a")], n=2))[4:]] == [None] * 2
+
+
+def test_a_query_is_queued_whole_or_not_at_all(home: Path, base: BaseModel) -> None:
+    options = ServingOptions(base=str(base.path))
+    engine = Recorder(limit=2)
+    completer = Completer(engine, Catalog(Registry(home), options.base), options)
+    with pytest.raises(OverloadedError):
+        jobs(completer, Query([Text("a")], n=5))
+    assert engine.cancelled == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 10**7}, "max_tokens"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"stops": ["x"] * 65}, "stop"),
+        ({"stops": ["x" * 257]}, "stop"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"prompts": [Text("x")] * 129}, "prompt"),
+        ({"prompts": []}, "prompt"),
+    ],
+)
+def test_what_no_model_can_answer_is_refused(change: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        Query(**({"prompts": [Text("x")]} | change)).check()
+    assert caught.value.param == param
+
+
+def test_a_new_model_is_seen_while_serving(base: BaseModel, tmp_path: Path) -> None:
+    catalog = Catalog(Registry(tmp_path / "home"), str(base.path))
+    assert [entry.id for entry in catalog.listed() if entry.id != "nano"] == ["tiny"]
+    register(tmp_path / "home", "new", base, make_adapter(base, tmp_path / "new"))
+    catalog._read_at -= 10
+    assert "new:1" in [entry.id for entry in catalog.listed()]
+
+
+def test_asked_through_the_real_engine(
+    completer: Completer, engines: Callable[..., LocalEngine]
+) -> None:
+    completer.engine = engines()
+
+    async def ask() -> str:
+        answers = await completer.start(
+            Query([Fim("a", "b")], model="shop", max_tokens=4, temperature=0)
+        )
+        return "".join([piece.text async for piece in answers.generations[0]])
+
+    assert asyncio.run(ask()) == asyncio.run(ask())
