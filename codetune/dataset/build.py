@@ -17,7 +17,7 @@ from codetune.dataset.leakage import Purged, measure, purge
 from codetune.dataset.recipe import Recipe, resolve
 from codetune.dataset.split import Split, split
 from codetune.dataset.table import ExamplesFile
-from codetune.dataset.workers import ordered_map, processes_for
+from codetune.dataset.workers import Workers, processes_for
 from codetune.errors import DatasetError
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenWriter
@@ -54,7 +54,6 @@ def build(
     work.processes = processes
     inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
     config = options.model_dump() | {"recipe": asdict(recipe), "version": VERSION}
-    config["recipe"]["mix"] = recipe.mix.model_dump()
     return run_stage("dataset", folder, config, inputs, work.make)
 
 
@@ -75,16 +74,19 @@ class _Build:
             if not entries:
                 raise DatasetError("The corpus holds no documents.")
             parts = split(self.documents, entries, self.options)
-        self.processes = self.processes or processes_for(parts.training_bytes)
-        purged = self._purge(parts)
+        with Workers(self.processes or processes_for(parts.training_bytes)) as workers:
+            return self._make(folder, parts, workers)
+
+    def _make(self, folder: Path, parts: Split, workers: Workers) -> dict[str, Any]:
+        purged = self._purge(parts, workers)
         with self.progress.task("Writing what is held out"):
             text = write_text(folder / "heldout.parquet", purged.scored, self.options)
             if not text["rows"]:
                 raise self._nothing_held_out(purged)
             fim_files = purged.scored if self.renderer.fim is not None else []
             fim = write_fim(folder / "heldout_fim.parquet", fim_files, self.options)
-        training, validation = self._write(folder, parts, purged)
-        leakage = measure(folder, self.base, self.progress)
+        training, validation = self._write(folder, parts, purged, workers)
+        leakage = measure(folder, self.base, self.progress, workers)
         self._say(training, text, fim)
         fim_leaks = fim.pop("leaked", 0)
         return {
@@ -119,7 +121,7 @@ class _Build:
             "languages": _named(training, "language "),
         }
 
-    def _purge(self, parts: Split) -> Purged:
+    def _purge(self, parts: Split, workers: Workers) -> Purged:
         label = "Looking for held-out text in training text"
         with self.progress.task(label, total=parts.training_bytes, unit="B") as task:
 
@@ -128,11 +130,10 @@ class _Build:
                     yield batch
                     task.advance(sum(len(document.text) for document in batch))
 
-            assert self.processes is not None
-            return purge(parts.candidates, iter(stream()), self.options.similarity, self.processes)
+            return purge(parts.candidates, iter(stream()), self.options.similarity, workers)
 
     def _write(
-        self, folder: Path, parts: Split, purged: Purged
+        self, folder: Path, parts: Split, purged: Purged, workers: Workers
     ) -> tuple[Counter[str], Counter[str]]:
         """The training examples with their tokens, and the validation tokens."""
         vocabulary = self.renderer.vocab_size
@@ -144,9 +145,8 @@ class _Build:
             output = _Output(tokens, table)
             training = batches(read_documents(self.documents, parts.training), _BATCH)
             for source in (training, iter([purged.returned] if purged.returned else [])):
-                assert self.processes is not None
                 arguments = (self.base, self.recipe)
-                for packed in ordered_map(Packing, arguments, source, self.processes):
+                for packed in workers.map(Packing, arguments, source):
                     output.add(packed)
                     task.advance(packed.counts["bytes"])
         with TokenWriter(folder / "validation", vocabulary) as tokens:

@@ -8,17 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codetune.dataset.catalogue import seeded
-from codetune.dataset.config import DatasetOptions
 from codetune.dataset.spans import line_span
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
 from codetune.syntax.parse import Span, fim_spans
 from codetune.tables import TableWriter
+
+if TYPE_CHECKING:
+    from codetune.dataset.config import DatasetOptions
 
 TEXT_COLUMNS = {
     "id": "string",

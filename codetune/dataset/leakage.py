@@ -12,7 +12,7 @@ import numpy as np
 from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
-from codetune.dataset.workers import ordered_map, processes_for
+from codetune.dataset.workers import Workers
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenStore
 from codetune.progress import Progress
@@ -55,7 +55,7 @@ def purge(
     candidates: Sequence[Candidate],
     training: Iterator[list[Document]],
     threshold: float,
-    processes: int,
+    workers: Workers,
 ) -> Purged:
     """Drop held-out files with a near-duplicate in training, and held-out lines that stand there.
 
@@ -73,7 +73,7 @@ def purge(
             similar.add(str(number), prints[number])
     marking = Marking(similar, known)
     dropped: set[int] = set()
-    for keys, numbers in ordered_map(Marking, (similar, known), training, processes):
+    for keys, numbers in workers.map(Marking, (similar, known), training):
         dropped |= {int(key) for key in keys}
         known.mark(numbers)
     result = Purged()
@@ -132,7 +132,9 @@ class Looking:
         return texts, np.unique(np.concatenate(numbers))
 
 
-def measure(path: Path, base: Path, progress: Progress | None = None) -> Leakage:
+def measure(
+    path: Path, base: Path, progress: Progress | None = None, workers: Workers | None = None
+) -> Leakage:
     """Read what will be trained on out of the token stores, and look for held-out text in it.
 
     This trusts nothing of what the build did: tokens are decoded, the examples of a file put
@@ -144,9 +146,10 @@ def measure(path: Path, base: Path, progress: Progress | None = None) -> Leakage
     stores = [path / "tokens", path / "validation"]
     tokens = sum(TokenStore.open(store).tokens for store in stores)
     documents = 0
+    workers = workers or Workers(1)
     with (progress or Progress()).task("Measuring leakage", total=tokens, unit="tokens") as task:
         parts = (part for store in stores for part in _parts(store))
-        for texts, numbers in ordered_map(Looking, (base, known), parts, processes_for(tokens)):
+        for texts, numbers in workers.map(Looking, (base, known), parts):
             known.mark(numbers)
             documents += texts
             task.advance(min(_PART, tokens - task.done))

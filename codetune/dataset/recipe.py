@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codetune.dataset.config import DatasetOptions, SpanMix
 from codetune.errors import DatasetError, ModelError
 from codetune.models.prompts import Renderer
 from codetune.records import Repository
+
+if TYPE_CHECKING:
+    from codetune.dataset.config import DatasetOptions
 
 _MOST = 1024  # tokens of a window by default
 _KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -23,7 +26,7 @@ class Recipe:
     window: int
     fim_rate: float
     spm_rate: float
-    mix: SpanMix
+    mix: tuple[float, float, float]  # syntax, line, random
     minimum_span: int
     maximum_span: int
     middle_only: bool
@@ -57,7 +60,7 @@ def resolve(
         window=_window(options, base),
         fim_rate=rate if fim else 0.0,
         spm_rate=options.spm_rate if renderer.fim and renderer.fim.family.spm else 0.0,
-        mix=options.span_mix,
+        mix=(options.span_mix.syntax, options.span_mix.line, options.span_mix.random),
         minimum_span=min(options.minimum_span, options.maximum_span),
         maximum_span=options.maximum_span,
         middle_only=options.fim_loss == "middle",

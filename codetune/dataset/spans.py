@@ -6,7 +6,6 @@ import math
 from functools import cached_property
 from random import Random
 
-from codetune.dataset.config import SpanMix
 from codetune.models.prompts import Places
 from codetune.syntax.parse import Span, fim_spans
 
@@ -19,11 +18,19 @@ class SpanChooser:
     """Draws spans of one file by the mix; a file without syntax spans gives lines instead."""
 
     def __init__(
-        self, text: str, language: str, lines: Places, mix: SpanMix, sizes: tuple[int, int]
+        self,
+        text: str,
+        language: str,
+        lines: Places,
+        mix: tuple[float, float, float],
+        sizes: tuple[int, int],
     ) -> None:
-        """`sizes` are the bytes of a syntax span, at least and at most; the latter of any span."""
+        """`sizes` are the bytes of a syntax span, at least and at most; the latter of any span.
+
+        `mix` holds the shares of syntax, line and random spans.
+        """
         self._text, self._language, self._lines, self._sizes = text, language, lines, sizes
-        self._shares = (mix.syntax, mix.line, mix.random)
+        self._shares = mix
 
     def draw(self, random: Random) -> Span | None:
         """One span, of kind "syntax:body", "line", "lines" or "random"; None if it was a blank."""

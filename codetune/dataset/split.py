@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codetune.dataset.added import added_regions
 from codetune.dataset.catalogue import Entry, read_documents, shuffled
-from codetune.dataset.config import DatasetOptions
 from codetune.errors import DatasetError
 from codetune.records import Document
 from codetune.syntax.languages import IS_CODE
+
+if TYPE_CHECKING:
+    from codetune.dataset.config import DatasetOptions
 
 _LARGEST_FILE = 64 * 1024  # bytes of a file that is held out: one file must not be all there is
 _SMALLEST_FILE = 200

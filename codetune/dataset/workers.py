@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from codetune.errors import DatasetError
 
@@ -36,66 +36,85 @@ def processes_for(size: int, small: int = 3_000_000) -> int:
     return min(cores, _MOST)
 
 
-def ordered_map(
-    make: Callable[..., Callable[[Item], Result]],
-    arguments: tuple[Any, ...],
-    items: Iterable[Item],
-    processes: int,
-) -> Iterator[Result]:
-    """`make(*arguments)` in every process, then its call on each item, in the items' order.
+class Workers:
+    """Processes that live as long as the `with` block; none with one process."""
 
-    Everything must be picklable, `make` by its name. With one process nothing is started.
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self._all: list[_Worker] = []
+        self._free: SimpleQueue[_Worker] = SimpleQueue()
 
-    Raises:
-        DatasetError: a process was killed from outside (by the system, for lack of memory).
-    """
-    if processes <= 1:
-        yield from map(make(*arguments), items)
-        return
-    workers = [_Worker(make, arguments) for _ in range(processes)]
-    free: SimpleQueue[_Worker] = SimpleQueue()
-    for worker in workers:
-        free.put(worker)
+    def __enter__(self) -> Self:
+        return self
 
-    def run(item: Item) -> Any:
-        worker = free.get()
+    def __exit__(self, *_: object) -> None:
+        for worker in self._all:
+            worker.stop()
+
+    def map(
+        self,
+        make: Callable[..., Callable[[Item], Result]],
+        arguments: tuple[Any, ...],
+        items: Iterable[Item],
+    ) -> Iterator[Result]:
+        """`make(*arguments)` in every process, then its call on each item, in the items' order.
+
+        Everything must be picklable, `make` by its name. With one process nothing is started.
+
+        Raises:
+            DatasetError: a process was killed from outside (by the system, for lack of memory).
+        """
+        if self.processes <= 1:
+            yield from map(make(*arguments), items)
+            return
+        while len(self._all) < self.processes:
+            self._all.append(_Worker())
+            self._free.put(self._all[-1])
+        for worker in self._all:
+            worker.prepare(make, arguments)
+        pending: deque[Future[Any]] = deque()
+        threads = ThreadPoolExecutor(self.processes)
+        try:
+            for item in items:
+                pending.append(threads.submit(self._run, item))
+                if len(pending) >= _AHEAD * self.processes:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BaseException:
+            for worker in self._all:
+                worker.stop()  # what they are doing has no taker any more
+            raise
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def _run(self, item: Any) -> Any:
+        worker = self._free.get()
         try:
             return worker.call(item)
         finally:
-            free.put(worker)
-
-    pending: deque[Future[Any]] = deque()
-    threads = ThreadPoolExecutor(processes)
-    try:
-        for item in items:
-            pending.append(threads.submit(run, item))
-            if len(pending) >= _AHEAD * processes:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for worker in workers:
-            worker.stop()
-        threads.shutdown(cancel_futures=True)
+            self._free.put(worker)
 
 
 class _Worker:
     """The parent's side of one child process."""
 
-    def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def __init__(self) -> None:
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        paths = [path for path in sys.path if path]
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "codetune.dataset.workers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
         )
+
+    def prepare(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Say what is to be called from now on."""
         self._send((make, arguments))
 
     def call(self, item: Any) -> Any:
-        self._send(item)
+        self._send((None, item))
         try:
             good, value = pickle.load(_open(self._process.stdout))  # noqa: S301 - our own child
         except (EOFError, pickle.UnpicklingError) as error:
@@ -142,14 +161,19 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print must not end up among the answers
     requests = sys.stdin.buffer
     try:
-        make, arguments = pickle.load(requests)  # noqa: S301 - from our own parent
+        make: Callable[..., Any] | None = None
+        arguments: tuple[Any, ...] = ()
         work: Callable[[Any], Any] | None = None
         gc.set_threshold(200_000, 20, 100)  # much is made here, and little of it in cycles
         while True:
-            item = pickle.load(requests)  # noqa: S301
+            new, value = pickle.load(requests)  # noqa: S301 - from our own parent
+            if new is not None:
+                make, arguments, work = new, value, None
+                continue
+            assert make is not None
             try:
                 work = work or make(*arguments)
-                answer = True, work(item)
+                answer = True, work(value)
             except Exception as error:
                 answer = False, error
             pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from codetune.dataset.config import DatasetOptions, SpanMix
+from codetune.dataset.config import DatasetOptions
 from codetune.dataset.examples import Rendered, Rendering
 from codetune.dataset.recipe import Recipe
 from tests.unit.dataset.corpora import code, document
@@ -28,7 +28,7 @@ def rendering(tmp: str, family: str, window: int, **changes: object) -> Renderin
 
     options = DatasetOptions()
     recipe = Recipe(
-        seed=0, window=window, fim_rate=0.5, spm_rate=0.5, mix=SpanMix(), minimum_span=5,
+        seed=0, window=window, fim_rate=0.5, spm_rate=0.5, mix=(0.6, 0.25, 0.15), minimum_span=5,
         maximum_span=options.maximum_span, middle_only=False, header_rate=0.5, commit="c",
     )  # fmt: skip
     recipe = Recipe(**(vars(recipe) | changes))  # type: ignore[arg-type]

@@ -95,7 +95,10 @@ def test_too_little_future_is_helped_out_by_files(tmp_path: Path) -> None:
 def test_prompts_are_of_scored_code(tmp_path: Path) -> None:
     documents = [*files(20), document("new.py", code("new", 30), past=False)]
     documents += [document("changed.py", code("a", 9), present=False)]
-    changed = code("a", 9) + code("b", 9).split("\n", 2)[2]
+    # The new code stands between old code: no prompt may reach into that.
+    a, b = code("a", 9), code("b", 9).split("\n", 2)[2]
+    middle = a.index("\ndef ", len(a) // 2) + 1
+    changed = a[:middle] + b + a[middle:]
     documents += [document("changed.py", changed, past=False, previous_path="changed.py")]
     artifact = built(tmp_path, documents, minimum_future=0, heldout_fim=60)
     gaps = rows(artifact, "heldout_fim.parquet")

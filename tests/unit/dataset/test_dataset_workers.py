@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
-from codetune.dataset.workers import ordered_map, processes_for
+from codetune.dataset.workers import Workers, processes_for
 from codetune.errors import DatasetError
 
 
@@ -26,6 +26,11 @@ class Square:
         return item * item + self.offset, os.getpid()
 
 
+def ordered_map(items: Iterable[int], processes: int) -> list[tuple[int, int]]:
+    with Workers(processes) as workers:
+        return list(workers.map(Square, (5,), items))
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -36,7 +41,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order(processes: int) -> None:
-    results = list(ordered_map(Square, (5,), range(12), processes))
+    results = ordered_map(range(12), processes)
     assert [value for value, _ in results] == [n * n + 5 for n in range(12)]
     pids = {pid for _, pid in results}
     assert len(pids) == processes
@@ -53,21 +58,30 @@ def test_items_are_read_little_ahead() -> None:
             read += 1
             yield n % 10
 
-    results = ordered_map(Square, (0,), items(), 2)
-    next(results)
-    assert read < 8
-    results.close()  # type: ignore[attr-defined]
+    with Workers(2) as workers:
+        results = workers.map(Square, (0,), items())
+        next(results)
+        assert read < 8
+        results.close()  # type: ignore[attr-defined]
+
+
+def test_the_same_processes_do_the_next_work() -> None:
+    with Workers(2) as workers:
+        first = list(workers.map(Square, (0,), range(9)))
+        second = list(workers.map(Square, (7,), range(9)))
+    assert [value for value, _ in second] == [value + 7 for value, _ in first]
+    assert {pid for _, pid in first} == {pid for _, pid in second}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_is_the_callers(processes: int) -> None:
     with pytest.raises(ValueError, match="no -3"):
-        list(ordered_map(Square, (0,), [1, 2, -3, 4], processes))
+        ordered_map([1, 2, -3, 4], processes)
 
 
 def test_a_killed_process_is_said() -> None:
     with pytest.raises(DatasetError, match="ended early"):
-        list(ordered_map(Square, (0,), [1, 2, 13, 4], 2))
+        ordered_map([1, 2, 13, 4], 2)
 
 
 def test_small_work_starts_nothing() -> None:
