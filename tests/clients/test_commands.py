@@ -1,0 +1,147 @@
+"""`codetune serve` and `codetune complete` as a user calls them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from codetune.models.load import BaseModel
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def call(team_home: tuple[Path, BaseModel]) -> Call:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "codetune", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={**os.environ, "CODETUNE_HOME": str(team_home[0])},
+        )
+
+    return run
+
+
+@pytest.fixture
+def serve(team_home: tuple[Path, BaseModel]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A running `codetune serve` and its port."""
+    home, base = team_home
+    command = [sys.executable, "-u", "-m", "codetune", "serve", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--base", str(base.path), "-m", "shop"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CODETUNE_HOME": str(home)},
+    )
+    try:
+        assert process.stdout is not None
+        yield process, int(re.search(r":(\d+)\s", process.stdout.readline())[1])  # type: ignore[index]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_serve_says_how_to_use_it_and_ctrl_c_ends_it(
+    serve: tuple[subprocess.Popen[str], int],
+) -> None:
+    """Even with an answer under way, which is broken off."""
+    process, port = serve
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = {"prompt": "x", "max_tokens": 1000, "n": 100, "temperature": 0, "stream": True}
+    connection.request("POST", "/v1/completions", json.dumps(body))
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.readline().startswith(b"data: {")
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - started < 4  # two on a quiet machine
+    assert process.returncode == 0, err
+    assert err == ""
+    for expected in (
+        "shop  → shop:1",
+        "tiny  (base)",
+        f"curl http://127.0.0.1:{port}/v1/",
+        "Stopped.",
+    ):
+        assert expected in out
+
+
+def test_a_port_in_use_and_a_public_address_end_with_2(call: Call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = call("serve", "--port", str(port))
+    assert result.returncode == 2
+    assert f"Port {port} is in use" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = call("serve", "--host", "0.0.0.0")
+    assert result.returncode == 2
+    assert "this machine only" in result.stderr
+    result = call("serve", "--port", "0", "-m", "shopp")
+    assert result.returncode == 2
+    assert "Did you mean 'shop'" in result.stderr
+
+
+def test_complete_fills_in_a_place_and_leaves_the_file(
+    call: Call, team_home: tuple[Path, BaseModel], tmp_path: Path
+) -> None:
+    file = tmp_path / "shop.py"
+    text = "def sell(item):\n    \n    return item\n"
+    file.write_text(text)
+    base = str(team_home[1].path)
+    shown = call("complete", str(file), "--line", "2", "--base", base, "--max-tokens", "6")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("def sell(item):\n    ")
+    assert shown.stdout.endswith("\n    return item\n\n")
+    assert "shop:1" in shown.stderr, "the newest promoted model is the default"
+    result = call(
+        "complete", str(file), "-n", "2", "-c", "5", "-m", "tiny", "--base", base, "--json"
+    )
+    answer = json.loads(result.stdout)
+    assert (answer["model"], answer["line"], answer["column"]) == ("tiny", 2, 5)
+    assert answer["prompt_tokens"] > len(text)
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.py", "-n", "1"], "cannot be read"),
+        (["image.bin", "-n", "1"], "not UTF-8"),
+        (["short.py", "-n", "9"], "has 2 lines"),
+        (["short.py", "-n", "1", "-c", "99"], "line 1 has 5 characters"),
+        (["short.py", "-n", "1", "-m", "nobody"], "There is no model 'nobody'"),
+    ],
+)
+def test_complete_says_what_is_wrong(
+    arguments: list[str], message: str, call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "image.bin").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "short.py").write_text("x = 1\n")
+    result = call("complete", str(tmp_path / arguments[0]), *arguments[1:])
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_needs_no_torch() -> None:
+    program = (
+        "import sys, codetune.cli.serve, codetune.cli.complete\n"
+        "assert not {'torch', 'fastapi', 'transformers', 'pydantic'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
