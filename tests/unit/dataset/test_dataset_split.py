@@ -227,7 +227,8 @@ def test_the_store_is_the_table(tmp_path: Path) -> None:
     assert len(store) == len(table) == sum(artifact.summary["examples"].values())
     assert store.tokens == artifact.summary["tokens"]
     for number, row in enumerate(table):
-        ids, _ = store[number]
+        ids, loss_from = store[number]
+        assert (loss_from > 0) == (row["header"] or row["stream"] == "fim")
         assert len(ids) == row["tokens"] <= 256
         assert ["ntp", "fim"][store.streams[number]] == row["stream"]
         text = row["text"] if row["stream"] == "ntp" else row["middle"]

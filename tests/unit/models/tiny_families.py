@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -29,6 +30,10 @@ TEXT = [
 
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>"]
 QWEN += ["<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"]
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 STARCODER = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"]
 STARCODER += ["<repo_name>", "<file_sep>"]
 DEEPSEEK = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜fim▁hole｜>"]
@@ -74,9 +79,16 @@ def _tokenizer(family: str) -> str:
     return (builder() if builder else _byte_level(names[family])).to_str()
 
 
-def _byte_level(special: list[str]) -> Tokenizer:
+def _byte_level(special: list[str], split: str = "") -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(split), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     # Control tokens that stand in the model's own vocabulary, as StarCoder's do.
@@ -89,7 +101,7 @@ def _byte_level(special: list[str]) -> Tokenizer:
 
 def _qwen() -> Tokenizer:
     """As Qwen2.5-Coder: NFC, tokens behind the vocabulary, the FIM ones not flagged special."""
-    tokenizer = _byte_level([])
+    tokenizer = _byte_level([], QWEN_SPLIT)
     tokenizer.normalizer = normalizers.NFC()
     for name in QWEN:
         flagged = "fim" not in name and name not in ("<|repo_name|>", "<|file_sep|>")
