@@ -96,8 +96,9 @@ def card_text(data: dict[str, Any], run: dict[str, Any], measured: dict[str, Any
         "",
         f"{run['tokens']:,} tokens in {run['seconds'] / 60:.0f} minutes on {run['device']} "
         f"({run['tokens'] / max(1.0, run['seconds']):,.0f} tokens a second). "
-        f"FIM rate {run['fim_rate']}, half prefix-first and half suffix-first; holes are syntax "
-        "nodes, lines, line ends and arbitrary characters. Documents are packed into rows and "
+        f"{run['fim_rate']:.0%} of the chunks (about half of the tokens) have a hole to fill, "
+        f"{run['spm_rate']:.0%} of these suffix first; holes are syntax nodes, lines, line ends "
+        "and arbitrary characters. Documents are packed into rows and "
         "isolated from each other. Muon for matrices and AdamW for the rest on float32 masters; "
         "warm-up, plateau and a linear decay; windows of "
         f"{run['windows']} tokens. All options are in `measurements.json`.",
@@ -108,6 +109,11 @@ def card_text(data: dict[str, Any], run: dict[str, Any], measured: dict[str, Any
         "| --- | --- |",
     ]
     lines += [f"| {tokens:,} | {value:.3f} |" for tokens, value in run["curve"]]
+    if run["changed"]:
+        lines += ["", "Options that were changed during the run (before → after):", ""]
+    for tokens, options in run["changed"]:
+        shown = ", ".join(f"{name} {old} → {new}" for name, (old, new) in options.items())
+        lines.append(f"- at {tokens:,} tokens: {shown}")
     lines += [
         "",
         "## Data",

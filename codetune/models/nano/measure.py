@@ -153,10 +153,12 @@ def measure(folder: Path, evaluation: Path, *, context: int, fim_cases: int) -> 
     """All measurements of the model in `folder` on the evaluation set."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from codetune.models.nano.general import read_general
     from codetune.models.nano.tokenizer import load_plain
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = load_plain(folder / "tokenizer.json")
     records = list(read_general(evaluation))

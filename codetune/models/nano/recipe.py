@@ -49,7 +49,7 @@ class TrainRecipe(Options):
     momentum: float = option(0.95, description="Muon's momentum.")
     matrix_decay: float = option(0.02, description="Muon's weight decay, times the rate.")
     warmup_tokens: int = option(400_000, description="Linear warm-up.")
-    decay_share: float = option(0.3, description="Share of the budget for the linear decay to 0.")
+    decay_share: float = option(0.5, description="Share of the budget for the linear decay to 0.")
     averaging: float = option(0.985, description="Per step, of the running average of weights.")
     clip: float = option(1.0, description="Gradient norm limit.")
     hole_weight: float = option(4.0, description="Weight of what fills a hole (prefix first).")
@@ -58,7 +58,8 @@ class TrainRecipe(Options):
     )
     short_tokens: int = option(14_000_000, description="Tokens with the short window.")
     window: int = option(1024, description="Context after that.")
-    long_window: int = option(2048, description="Context during the decay.")
+    long_window: int = option(2048, description="Context at the end.")
+    long_share: float = option(0.4, description="Share of the decay with the long window.")
     rows_per_step: tuple[tuple[int, int], ...] = option(
         ((0, 1), (1_000_000, 2), (24_000_000, 4)),
         description="(tokens seen, rows per step): small steps first.",

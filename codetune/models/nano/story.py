@@ -18,7 +18,7 @@ from codetune.progress import Progress
 if TYPE_CHECKING:
     from codetune.models.nano.train import Budget, Workplace
 
-FIM_CASES = 100
+FIM_CASES = 60
 # A step has two to four rows; more processes than rows would only wait.
 MOST_WORKERS = 4
 
@@ -157,6 +157,7 @@ def run_record(recipe: Recipe, run: Path, out: Path, device: str) -> dict[str, A
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [(e["tokens"], e["bits_per_byte"]) for e in entries if "bits_per_byte" in e]
     last = entries[-1]
+    changed = [(e["tokens"], e["changed"]) for e in entries if "changed" in e]
     from safetensors import safe_open
 
     with safe_open(out / "model.safetensors", "pt") as weights:
@@ -174,8 +175,10 @@ def run_record(recipe: Recipe, run: Path, out: Path, device: str) -> dict[str, A
         "seconds": last["seconds"],
         "device": device,
         "fim_rate": data.fim_rate,
+        "spm_rate": data.spm_rate,
         "windows": ", ".join(str(w) for w in sorted({e["window"] for e in entries})),
         "curve": curve,
+        "changed": changed,
         "shares": mixture.SHARES,
         "text_share": min(1.0, last["tokens"] * 3.5 / data.total_bytes),
         "recipe": recipe.model_dump(mode="json"),

@@ -170,7 +170,7 @@ class Run:
                         at.window != self._window()
                         and self._window() == self.recipe.train.long_window
                     ):
-                        break  # the decay began: go over to long chunks now
+                        break  # go over to long chunks now
                     row = at.row
                     at.row += 1
                     yield Row(shard.tokens[row], shard.lengths[row], shard.real[row])
@@ -194,9 +194,10 @@ class Run:
         return path
 
     def _window(self) -> int:
-        train = self.recipe.train
-        if self.position.decay_from >= 0:
-            return train.long_window
+        train, at = self.recipe.train, self.position
+        if at.decay_from >= 0:
+            long_from = at.decay_from + (1 - train.long_share) * at.decay_tokens
+            return train.long_window if at.tokens >= long_from else train.window
         return train.short_window if self.position.tokens < train.short_tokens else train.window
 
     # -- the budget ---------------------------------------------------------------------------
@@ -244,6 +245,14 @@ class Run:
     def _restore(self, device: str) -> None:
         stored = torch.load(self.place.checkpoint, map_location=device, weights_only=True)
         self.position = Position(**stored["position"])
+        changed = changes(stored["recipe"], self.recipe.model_dump(mode="json"))
+        if "model" in {name.split(".")[0] for name in changed}:
+            raise TrainingError(
+                f"The checkpoint in {self.place.run} is of another network.",
+                advice="Move that folder away, or go back to the recipe it was made with.",
+            )
+        if changed:
+            self._log(changed=changed)
         self.optimiser.restore(stored["optimiser"])
 
     def _log(self, **values: Any) -> None:
@@ -263,6 +272,16 @@ class Run:
             self._held_out = held_out_rows(self.place, self.recipe, most_rows)
         rows, size = self._held_out
         return self.engine.loss(rows) / math.log(2) / size
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[Any]]:
+    """Options that differ, as {"train.clip": [old, new]}; the card lists them."""
+    return {
+        f"{part}.{name}": [old.get(part, {}).get(name), value]
+        for part, options in new.items()
+        for name, value in options.items()
+        if old.get(part, {}).get(name) != value
+    }
 
 
 def held_out_rows(place: Workplace, recipe: Recipe, most_rows: int) -> tuple[list[Row], int]:
