@@ -150,15 +150,15 @@ def test_shares_and_kinds(place: str) -> None:
 
 
 def test_long_files_are_cut_at_definitions(place: str) -> None:
-    make = rendering(place, "qwen", 1024, fim_rate=0.0)
-    text = code("long", 40).replace("    raise", "\n    raise")  # paragraphs in definitions, too
+    make = rendering(place, "qwen", 4096, fim_rate=0.0)
+    text = code("long", 100).replace("    raise", "\n    raise")  # paragraphs in definitions, too
     rendered = make([document("a.py", text)])
     pieces = rendered.columns["text"]
     assert len(pieces) > 5
     assert all(piece.startswith("def ") for piece in pieces[1:])
-    for functions in range(9, 40, 2):  # whatever the length, no crumb is left at the end
+    for functions in range(9, 60, 3):  # whatever the length, no crumb is left at the end
         rendered = make([document("a.py", code("long", functions))])
-        assert min(map(len, rendered.tokens)) > 350
+        assert min(map(len, rendered.tokens)) > 1500
 
 
 def test_a_long_path_does_not_crowd_out_the_code(place: str) -> None:
