@@ -44,7 +44,8 @@ class Method:
 
         The power brings nano's rates to the field's usual 2e-4 (LoRA) at 1.5 billion.
         """
-        return self.learning_rate * (_MEASURED / max(parameters, _MEASURED)) ** 0.4
+        shrink = _MEASURED / max(parameters, _MEASURED)
+        return self.learning_rate * float(shrink**0.4)
 
 
 _MEASURED = 5_500_000  # nano, on whose validation losses the rates were chosen

@@ -109,7 +109,9 @@ def draw_curve(run: Path) -> Path:
     figure = Figure(figsize=(8, 4.5), dpi=144, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    seen = {line["step"]: line["tokens"] / 1e6 for line in train} | {0: 0.0}
+    total = max((line["tokens"] for line in train), default=0)
+    unit, name = (1e6, "millions") if total >= 2e6 else (1e3, "thousands")
+    seen = {line["step"]: line["tokens"] / unit for line in train} | {0: 0.0}
     x, y = [seen[line["step"]] for line in train], [line["loss"] for line in train]
     axes.plot(x, y, color=_ACCENT, alpha=0.25, linewidth=1)
     axes.plot(x, _smooth(y), color=_ACCENT, linewidth=2, label="training")
@@ -123,11 +125,11 @@ def draw_curve(run: Path) -> Path:
             f"best {losses[best]:.3f}",
             (at[best], losses[best]),
             textcoords="offset points",
-            xytext=(0, -16),
-            ha="center",
+            xytext=(0, 8),
+            ha="right" if at[best] > 0.8 * max(at) else "center",
             color=_SECOND,
         )
-    axes.set_xlabel("tokens trained on (millions)")
+    axes.set_xlabel(f"tokens trained on ({name})")
     axes.set_ylabel("loss (nats per token)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_QUIET, alpha=0.2)

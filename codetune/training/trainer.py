@@ -273,8 +273,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         loss = float(logs["loss"])
         if not math.isfinite(loss) or not math.isfinite(float(logs["grad_norm"])):
             raise TrainingError(
-                f"The loss became {loss} at step {state.global_step} (gradient norm "
-                f"{logs['grad_norm']}).",
+                f"Training left the finite numbers at step {state.global_step}: loss {loss}, "
+                f"gradient norm {logs['grad_norm']}.",
                 advice="Lower training.learning_rate, or set training.precision=fp32. The "
                 "checkpoint before this step is kept.",
             )

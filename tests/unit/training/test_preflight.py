@@ -98,7 +98,7 @@ def test_infinite_loss_is_one_clear_error(
     dataset: Artifact, base: BaseModel, tmp_path: Path
 ) -> None:
     """The adapter's product is zero at first, and beyond all numbers after one step."""
-    with pytest.raises(TrainingError, match=r"The loss became (nan|inf) at step") as raised:
+    with pytest.raises(TrainingError, match="left the finite numbers at step") as raised:
         go(dataset, base, tmp_path, alpha=1e38, warmup=0.0, max_steps=10)
     assert "learning_rate" in str(raised.value)
 

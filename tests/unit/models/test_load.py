@@ -1,0 +1,83 @@
+"""Bases are found and loaded; the machine's facts respect its limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from codetune.errors import ModelError
+from codetune.models import hardware
+from codetune.models.load import EMBEDDED, device_and_dtype, load_model, resolve_base
+
+
+def test_embedded_model_loads_in_this_machines_best_type() -> None:
+    base = resolve_base("nano")
+    assert base.architecture == "qwen2" and len(base.digest) == 64
+    model = load_model(base.path)
+    weight = next(model.parameters())
+    assert (weight.device, weight.dtype) == device_and_dtype()
+    assert not model.training
+
+
+def test_folder_and_shards_are_the_same_model(tmp_path: Path) -> None:
+    whole = EMBEDDED["nano"]
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    weights = load_file(whole / "model.safetensors")
+    names = sorted(weights)
+    index = {}
+    for number, part in enumerate((names[::2], names[1::2])):
+        file = f"model-{number}.safetensors"
+        save_file({n: weights[n] for n in part}, tmp_path / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(part, file)
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
+    base = resolve_base(str(tmp_path))
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        got, wanted = (load_model(p, dtype=torch.float32)(ids).logits for p in (base.path, whole))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    index = {"weight_map": {"a": "model-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model-1\.safetensors is missing"):
+        resolve_base(str(tmp_path))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_containers_limit_counts(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {
+        1: ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+        2: ("memory.max", "memory.current", "memory.stat"),
+    }
+    values = ("3000000", "2500000", "anon 5\ninactive_file 700000\nactive_file 300000\n")
+    for name, value in zip(names[version], values, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(value)
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    assert hardware.memory_limit() == 3_000_000
+    # What the page cache holds is given back when someone needs it.
+    assert hardware.memory_available() == 1_500_000
+
+
+def test_no_limit_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("max")
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    assert hardware.memory_limit() is None
+    assert hardware.memory_available() > 0
+
+
+def test_machine_facts() -> None:
+    facts = hardware.machine()
+    assert facts.cores >= 1 and facts.memory > 1 << 28
+    assert hardware.matmul_flops("float32", size=128, seconds=0.01) > 1e6

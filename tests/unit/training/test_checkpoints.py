@@ -1,0 +1,80 @@
+"""Checkpoints are whole or absent; metrics never hold half a line or a step twice."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codetune.errors import TrainingError
+from codetune.training.checkpoints import KEEP, Checkpoints
+from codetune.training.metrics import Metrics, read_metrics
+
+TENSORS = {"weight/a": torch.arange(5.0)}
+
+
+def test_random_states_come_back(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(1, TENSORS, {})
+    drawn = (random.random(), np.random.rand(), torch.rand(3).tolist())
+    checkpoints.load(path)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(3).tolist())
+
+
+def test_only_the_newest_stay_with_their_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in range(1, 6):
+        if step in (1, 3):
+            checkpoints.save_best(step, TENSORS)
+        checkpoints.save(step, TENSORS, {"best_step": 1 if step < 3 else 3})
+    kept = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert kept == ["step-00000004", "step-00000005"][-KEEP:]
+    assert [path.name for path in checkpoints.best_folder.iterdir()] == ["step-00000003"]
+    assert torch.equal(checkpoints.load_best(3)["weight/a"], TENSORS["weight/a"])
+
+
+def test_remains_of_a_kill_are_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    whole = checkpoints.save(1, TENSORS, {})
+    half = checkpoints.folder / ".step-00000002.tmp"
+    half.mkdir()
+    (half / "tensors.safetensors").write_bytes(b"half")
+    assert checkpoints.newest() == whole
+    assert not half.exists()
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(1, TENSORS, {})
+    file = path / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(TrainingError, match="step-00000001 is damaged"):
+        checkpoints.load(path)
+
+
+def test_resumed_metrics_continue_at_the_checkpoint(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, resumed_step=None)
+    for step in (1, 2, 3):
+        metrics.write(kind="train", step=step, loss=1.0)
+    metrics.close()
+    with metrics.path.open("a") as file:
+        file.write('{"kind": "train", "st')  # the kill came here
+    again = Metrics(tmp_path, resumed_step=2)
+    again.write(kind="train", step=3, loss=0.5)
+    again.close()
+    assert [(line["step"], line["loss"]) for line in read_metrics(metrics.path)] == [
+        (1, 1.0),
+        (2, 1.0),
+        (3, 0.5),
+    ]
+
+
+def test_a_new_run_begins_with_empty_metrics(tmp_path: Path) -> None:
+    for _ in range(2):
+        metrics = Metrics(tmp_path, resumed_step=None)
+        metrics.write(kind="train", step=1, loss=1.0)
+        metrics.close()
+    assert len(read_metrics(metrics.path)) == 1

@@ -1,0 +1,65 @@
+"""The numbers of a run follow from options, data and model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codetune.errors import TrainingError
+from codetune.models.tokens import TokenStore, TokenWriter
+from codetune.training.config import TrainingOptions
+from codetune.training.plan import Plan, make_plan
+
+
+def store(folder: Path, lengths: list[int]) -> TokenStore:
+    with TokenWriter(folder, 100) as writer:
+        for document, length in enumerate(lengths):
+            writer.append([1] * length, stream="ntp", document=document)
+    return TokenStore.open(folder)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Any:
+    train, validation = store(tmp_path / "a", [100] * 1000), store(tmp_path / "b", [50] * 40)
+
+    def make(parameters: int = 5_500_000, **options: Any) -> Plan:
+        return make_plan(train, validation, TrainingOptions(**options), parameters=parameters)
+
+    return make
+
+
+def test_one_epoch_sees_every_row_once(plan: Any) -> None:
+    made = plan(epochs=1, window=200, batch_tokens=2000, micro_batch_tokens=1000)
+    assert (made.rows, made.rows_per_batch, made.accumulation) == (500, 5, 2)
+    assert made.steps == 50
+    assert made.fill == 1.0
+
+
+def test_the_micro_batch_changes_passes_not_steps(plan: Any) -> None:
+    sizes = [plan(window=200, batch_tokens=4000, micro_batch_tokens=n) for n in (400, 1000, 4000)]
+    assert {made.steps for made in sizes} == {75}
+    assert [made.accumulation for made in sizes] == [10, 4, 1]
+
+
+def test_max_steps_and_warm_up(plan: Any) -> None:
+    made = plan(max_steps=20, warmup=0.1)
+    assert (made.steps, made.warmup_steps) == (20, 2)
+
+
+def test_larger_models_get_smaller_rates_and_lora_larger_ones(plan: Any) -> None:
+    assert plan(method="lora").learning_rate > 2 * plan(method="full").learning_rate
+    large = plan(parameters=1_500_000_000, method="lora").learning_rate
+    assert 1e-4 < large < 6e-4
+    assert plan(learning_rate=0.5).learning_rate == 0.5
+
+
+def test_validation_is_bounded(plan: Any) -> None:
+    assert sum(map(len, plan(validation_tokens=500).validation_batches)) == 10
+    assert plan(validation_tokens=0).validation_batches == ()
+
+
+def test_window_smaller_than_an_example_is_refused(plan: Any) -> None:
+    with pytest.raises(TrainingError, match=r"training\.window"):
+        plan(window=64)
