@@ -17,7 +17,8 @@ from codetune.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_WINDOW = 2048  # a base may have a window of 128 k; scoring with that says little more
+# A base may have a window of 128 k; that costs much and says little more. As in training.
+DEFAULT_WINDOW = 1024
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,9 @@ class EvaluationOptions(Options):
         "promoted; 0.03 is 3 %.",
     )
     window: int | None = option(
-        None, ge=64, description="Tokens of context, at most; by default the base's window."
+        None,
+        ge=64,
+        description="Tokens a model sees at once, at most; by default 1024, or the base's window.",
     )
     bootstrap: int = option(
         2000, ge=200, le=100_000, description="Bootstrap samples behind each 95 % interval."

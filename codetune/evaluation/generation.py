@@ -1,4 +1,9 @@
-"""Greedy answers to many prompts at once, the same as one at a time."""
+"""Greedy answers to many prompts at once, the same as one at a time.
+
+In float32 they are the same to the token. In bf16 the size of a batch changes the last bits of
+the logits, and of two tokens that are equally likely to three digits another one may win: with
+nano, 28 of 32 answers equalled those of float32, and the scores agreed within their intervals.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,9 @@ if TYPE_CHECKING:
 
 # Prompt tokens of one batch: enough to fill the cores, little enough for the key-value cache.
 BATCH_TOKENS = 32_768
-BATCH_ROWS = 64
+# Measured with nano on two cores: 8 rows took 0.7 of the time of 32, whose cache is too large
+# for the processor's own.
+BATCH_ROWS = 8
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from codetune.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-# Logits of one batch, in cells (tokens x vocabulary): 2**24 float32 cells are 64 MB.
-LOGIT_CELLS = 2**24
+# Logits of one batch, in cells (tokens x vocabulary): 2**22 float32 cells are 16 MB; larger
+# batches were slower, not faster.
+LOGIT_CELLS = 2**22
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ def score_passages(
 def cut_windows(renderer: Renderer, passages: Sequence[Passage], window: int) -> list[Window]:
     """Rows of at most `window` tokens in which every region token is scored once.
 
-    Each row begins with the file's header. A region longer than a row is taken in strides, and
-    each stride reads at least half a row of what stands before it, as far as there is so much.
+    Each row begins with the file's header and reads up to half a row of what stands before its
+    first scored token; a region longer than the rest is taken in strides. (More context for a
+    short region would cost three times the computation for little: both sides read the same.)
     """
     contexts = renderer.plain_batch([passage.context for passage in passages])
     regions = renderer.plain_batch([passage.text for passage in passages])
@@ -83,8 +85,8 @@ def cut_windows(renderer: Renderer, passages: Sequence[Passage], window: int) ->
         stream, position = contexts[number] + regions[number], len(contexts[number])
         room = window - len(header)
         while position < len(stream):
-            new = min(len(stream) - position, room - min(position, room // 2))
-            given = min(position, room - new)
+            given = min(position, room // 2)
+            new = min(len(stream) - position, room - given)
             tokens = header + stream[position - given : position + new]
             rows.append(Window(number, tokens, len(header) + given))
             position += new
