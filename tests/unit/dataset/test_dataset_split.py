@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from codetune.artifacts import Artifact
-from codetune.dataset.added import added_regions
 from codetune.dataset.table import read_examples
 from codetune.errors import ConfigError, DatasetError, ModelError
 from codetune.models.prompts import Renderer
@@ -245,24 +244,6 @@ def test_the_store_is_the_table(tmp_path: Path) -> None:
         assert whole == one.text or (
             one.fim is not None and whole == one.fim.prefix + one.fim.middle + one.fim.suffix
         )
-
-
-def test_added_regions() -> None:
-    def added(old: str, new: str) -> list[str]:
-        return [new[a:b] for a, b in added_regions(old, new, minimum_lines=2)]
-
-    old = "".join(f"line {n}\n" for n in range(9))
-    assert added(old, old) == []
-    assert added(old, "new 1\nnew 2\n" + old) == ["new 1\nnew 2\n"]
-    assert added(old, old + "new 1\n\n") == []
-    assert added(old, old + "new 1\n\nnew 2") == ["new 1\n\nnew 2"]
-    assert added("a\nb\n", "a\nb") == []
-    edited = old.replace("line 4\nline 5\n", "line 4 is now much longer\nand line 5 is other\n")
-    assert added(old, edited) == ["line 4 is now much longer\nand line 5 is other\n"]
-    words = "the quick brown fox jumps over the lazy dog and runs\n"
-    touched = words.replace("quick", "slow") + words.replace("dog", "cat")
-    assert added(old + words * 2, old + touched) == []
-    assert added("", "x\ny\n") == ["x\ny\n"]
 
 
 def test_a_broken_tokenizer_is_said(tmp_path: Path) -> None:
