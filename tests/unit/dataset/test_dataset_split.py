@@ -218,13 +218,36 @@ def test_streams(tmp_path: Path) -> None:
     assert none["heldout_fim"] > 0  # whether tuned for it or not, the base can be asked
 
 
-def test_the_store_is_the_table(tmp_path: Path) -> None:
+def test_prompts_stay_inside_of_added_lines(tmp_path: Path) -> None:
+    old = code("a", 30)
+    added = [f"    fresh_{n} = compute_{n}(" for n in range(90)]
+    lines, new = old.splitlines(keepends=True), ""
+    for number, line in enumerate(lines):
+        new += line
+        if number % 6 == 0:
+            block = added[number // 2 : number // 2 + 3]
+            new += "".join(f"{text}{number}, beta_{number})\n" for text in block)
+    documents = [*files(20), document("a.py", old, present=False)]
+    documents += [document("a.py", new, past=False, previous_path="a.py")]
+    gaps = rows(built(tmp_path, documents, minimum_future=0), "heldout_fim.parquet")
+    assert len(gaps) > 20
+    assert sum("\n" in gap["middle"] for gap in gaps) > 0
+    for gap in gaps:
+        whole = gap["prefix"].rpartition("\n")[2] + gap["middle"] + gap["suffix"].partition("\n")[0]
+        assert all("fresh" in line for line in whole.split("\n"))
+
+
+def test_the_store_is_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codetune.dataset.build._BATCH", 5000)  # several batches
     documents = files(20)
     artifact = built(tmp_path, documents)
     store, table = TokenStore.open(artifact.path / "tokens"), rows(artifact, "examples.parquet")
     renderer = Renderer.from_folder(tmp_path / "base-qwen")
     assert len(store) == len(table) == sum(artifact.summary["examples"].values())
     assert store.tokens == artifact.summary["tokens"]
+    paths = [row["path"] for row in table]
+    assert len(set(zip(paths, store.documents.tolist(), strict=True))) == len(set(paths))
+    assert len(set(store.documents.tolist())) == artifact.summary["documents"] == len(set(paths))
     for number, row in enumerate(table):
         ids, loss_from = store[number]
         assert (loss_from > 0) == (row["header"] or row["stream"] == "fim")
