@@ -98,16 +98,16 @@ def preflight(
     needed = int((peak_memory() - start) * _RESERVE) + start + moments
     _check_memory(needed, limit, plan, options)
     rate = longest.tokens / seconds
-    batch_tokens = plan.tokens * options.epochs / plan.steps
+    # Fewer steps than the epochs would take (max_steps) do not make each of them longer.
+    whole_step = plan.window * plan.rows_per_batch * plan.accumulation
+    batch_tokens = min(plan.tokens * options.epochs / plan.steps, whole_step)
     result = Preflight(
         parameters=parameters,
         trainable=trainable,
         trainable_share=trainable / parameters,
         tokens=plan.tokens,
         steps=plan.steps,
-        batch_tokens=round(
-            min(batch_tokens, plan.window * plan.rows_per_batch * plan.accumulation)
-        ),
+        batch_tokens=round(batch_tokens),
         memory_needed=needed,
         memory_limit=limit,
         disk_needed=disk_needed,

@@ -50,6 +50,15 @@ def test_prediction_covers_what_is_used(dataset: Artifact, base: BaseModel, tmp_
     assert used <= facts["memory_needed"] * 1.05
 
 
+def test_the_time_is_that_of_the_steps_that_will_run(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    """With max_steps far below the epochs, the estimate is of those steps alone."""
+    artifact = go(dataset, base, tmp_path, max_steps=2, epochs=50)
+    facts = json.loads((artifact / "preflight.json").read_text())
+    assert facts["seconds"] * facts["tokens_per_second"] < 2 * facts["batch_tokens"] * 1.01
+
+
 def test_full_disk_keeps_earlier_checkpoints(
     dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
