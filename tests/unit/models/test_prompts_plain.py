@@ -26,7 +26,7 @@ texts = st.lists(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(text=texts)
 @example(text="".join(LITERALS))
 @example(text="")
@@ -40,7 +40,7 @@ def test_no_text_becomes_a_control_token(family: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(text=texts.filter(lambda text: "õ" not in text))
 @example(text="  leading blanks stay")
 @example(text="e\u0301 stays decomposed")
@@ -55,7 +55,7 @@ source = st.text(st.sampled_from(" \n\t\rabzAZ_059'\"(){};=.<|>\x0b\x0c\x1c\x00~
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("codellama", "deepseek")])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=source)
 @example(text="    'don't  \n\n \n\tx'\r\n")
 @example(text="\x1c \x1c x\x85\xa0y")
