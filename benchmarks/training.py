@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 SIDES = {"trl": "TRL, defaults", "trl-packed": "TRL, packing=True", "codetune": "codetune"}
-RATES = {"lora": 2e-3, "full": 5e-4}
+RATES = {"lora": 3e-3, "full": 1e-3}
 TARGET = 2.0
 WARM_STEPS = 3
 
