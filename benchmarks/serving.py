@@ -193,7 +193,8 @@ def mixed_adapters(base_name: str, prompts: list[str], rounds: int) -> dict[str,
             ids = renderer.plain(prompts[number])
             rules = Sampling(TOKENS, stop_ids=renderer.fim_stops)
             model = models[number % len(models)]
-            async for piece in engine.submit(Job(model, ids, rules, renderer.decode, False)):
+            job = Job(model, ids, rules, renderer.decode, stream=False)
+            async for piece in engine.submit([job])[0]:
                 if piece.finish:
                     return piece.finish.tokens
             return 0

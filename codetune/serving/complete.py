@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from codetune.errors import BadRequestError, ModelError, OverloadedError, UnservableModelError
+from codetune.errors import BadRequestError, ModelError, UnservableModelError
 from codetune.models.load import read_json
 from codetune.models.prompts import Renderer, fit_fim, transcode
 from codetune.serving.catalog import Catalog
@@ -72,25 +72,20 @@ class Completer:
             model, prepared = await asyncio.to_thread(self._prepare, query)
             self._warm.add(query.model)
         voice = self._voices[_key(model)]
-        generations: list[Generation] = []
-        try:
-            for ids, sampling in prepared:
-                for choice in range(query.n):
-                    # The answers to one prompt differ, and are the same ones each time.
-                    seed = None if query.seed is None else query.seed + choice
-                    job = Job(
-                        model=model,
-                        prompt=ids,
-                        sampling=replace(sampling, seed=seed),
-                        decode=voice.renderer.decode,
-                        stream=query.stream,
-                        deadline=self.options.deadline,
-                    )
-                    generations.append(self.engine.submit(job))
-        except OverloadedError:
-            for generation in generations:
-                generation.cancel()
-            raise
+        jobs = [
+            Job(
+                model=model,
+                prompt=ids,
+                # The answers to one prompt differ, and are the same ones each time.
+                sampling=replace(sampling, seed=None if query.seed is None else query.seed + n),
+                decode=voice.renderer.decode,
+                stream=query.stream,
+                deadline=self.options.deadline,
+            )
+            for ids, sampling in prepared
+            for n in range(query.n)
+        ]
+        generations = list(self.engine.submit(jobs))
         prompts = [ids for ids, _ in prepared]
         texts = [
             prompt.text

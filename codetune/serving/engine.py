@@ -97,11 +97,11 @@ class Generation(Protocol):
 class Engine(Protocol):
     """Runs jobs of any number of models at once."""
 
-    def submit(self, job: Job) -> Generation:
-        """Queue a job from a running event loop.
+    def submit(self, jobs: Sequence[Job]) -> Sequence[Generation]:
+        """Queue the jobs of one request from a running event loop, all or none.
 
         Raises:
-            OverloadedError: too many are waiting.
+            OverloadedError: too many are waiting already.
         """
 
     def load(self, model: Servable) -> None:

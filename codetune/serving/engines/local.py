@@ -13,6 +13,7 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from collections import deque
+from collections.abc import Iterable
 
 import torch
 
@@ -54,8 +55,8 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._loop, name="codetune-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> Sequence:
-        sequence = Sequence(job)
+    def submit(self, jobs: Iterable[Job]) -> list[Sequence]:
+        sequences = [Sequence(job) for job in jobs]
         with self._wake:
             if self._closed:
                 raise ServingError("The server is shutting down.")
@@ -66,9 +67,10 @@ class LocalEngine:
                     retry_after=2,
                     advice="Ask again a little later.",
                 )
-            self._inbox.append(sequence)
+            # What is checked is the queue before: a request for many answers fits an idle server.
+            self._inbox.extend(sequences)
             self._wake.notify()
-        return sequence
+        return sequences
 
     def load(self, model: Servable) -> None:
         self._pool.wait(model)

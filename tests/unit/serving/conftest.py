@@ -74,7 +74,7 @@ class Asker:
 
     async def one(self, engine: LocalEngine, job: Job) -> tuple[str, Finish]:
         text = ""
-        async for piece in engine.submit(job):
+        async for piece in engine.submit([job])[0]:
             text += piece.text
             if piece.finish:
                 return text, piece.finish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 from codetune.errors import (
     BadRequestError,
     ModelError,
-    OverloadedError,
     RegistryError,
     UnservableModelError,
 )
@@ -28,21 +27,14 @@ from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, reg
 
 
 class Recorder:
-    """An engine that keeps the jobs it is given, and refuses after some."""
+    """An engine that only keeps the jobs it is given."""
 
-    def __init__(self, limit: int = 1000) -> None:
+    def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self.cancelled = 0
-        self._limit = limit
 
-    def submit(self, job: Job) -> Any:
-        if len(self.jobs) == self._limit:
-            raise OverloadedError("full")
-        self.jobs.append(job)
-        return self
-
-    def cancel(self) -> None:
-        self.cancelled += 1
+    def submit(self, jobs: Sequence[Job]) -> Sequence[Any]:
+        self.jobs += jobs
+        return []
 
     def load(self, model: Servable) -> None: ...
     def close(self) -> None: ...
@@ -168,15 +160,6 @@ def test_n_answers_have_seeds_of_their_own(completer: Completer) -> None:
     made = jobs(completer, Query([Text("a"), Text("b")], model="tiny", n=2, seed=5))
     assert [job.sampling.seed for job in made] == [5, 6, 5, 6]
     assert [job.sampling.seed for job in jobs(completer, Query([Text("a")], n=2))[4:]] == [None] * 2
-
-
-def test_a_query_is_queued_whole_or_not_at_all(home: Path, base: BaseModel) -> None:
-    options = ServingOptions(base=str(base.path))
-    engine = Recorder(limit=2)
-    completer = Completer(engine, Catalog(Registry(home), options.base), options)
-    with pytest.raises(OverloadedError):
-        jobs(completer, Query([Text("a")], n=5))
-    assert engine.cancelled == 2
 
 
 @pytest.mark.parametrize(

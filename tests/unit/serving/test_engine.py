@@ -129,7 +129,7 @@ def test_log_probabilities_are_those_of_the_model(asker: Asker, engines: Engines
     job = asker.job(PROMPTS[0], logprobs=2, max_tokens=3)
 
     async def scores() -> list[Any]:
-        return [score async for piece in engine.submit(job) for score in piece.scores]
+        return [score async for piece in engine.submit([job])[0] for score in piece.scores]
 
     found = asyncio.run(scores())
     model: Any = load_model(asker.plain.folder, dtype=torch.float32)
@@ -145,7 +145,7 @@ def test_a_cancelled_answer_frees_its_place(asker: Asker, engines: Engines) -> N
     engine.load(asker.plain)
 
     async def ask() -> str:
-        endless = engine.submit(asker.job("x", max_tokens=900))
+        endless = engine.submit([asker.job("x", max_tokens=900)])[0]
         pieces = aiter(endless)
         await anext(pieces)
         next_one = asyncio.create_task(asker.one(engine, asker.job("y", max_tokens=2)))
@@ -162,7 +162,7 @@ def test_leaving_the_loop_over_an_answer_cancels_it(asker: Asker, engines: Engin
     engine = engines()
 
     async def ask() -> None:
-        generation = aiter(engine.submit(asker.job("x", max_tokens=900)))
+        generation = aiter(engine.submit([asker.job("x", max_tokens=900)])[0])
         await anext(generation)
         await generation.aclose()  # type: ignore[attr-defined]
         for _ in range(200):
@@ -179,13 +179,12 @@ def test_a_full_queue_refuses_one_more(asker: Asker, engines: Engines) -> None:
     engine.load(asker.plain)
 
     async def ask() -> None:
-        first = engine.submit(asker.job("x", max_tokens=900))
+        first = engine.submit([asker.job("x", max_tokens=900)])[0]
         pieces = aiter(first)
         await anext(pieces)  # it has its place
-        for _ in range(2):
-            engine.submit(asker.job("x"))
+        engine.submit([asker.job("x")] * 9)  # one request's answers are queued all or none
         with pytest.raises(OverloadedError) as caught:
-            engine.submit(asker.job("x"))
+            engine.submit([asker.job("x")])[0]
         assert caught.value.retry_after >= 1
 
     asyncio.run(ask())
@@ -207,7 +206,7 @@ def test_closing_breaks_off_what_runs(asker: Asker, engines: Engines) -> None:
     engine = engines()
 
     async def ask() -> None:
-        generation = aiter(engine.submit(asker.job("x", max_tokens=900)))
+        generation = aiter(engine.submit([asker.job("x", max_tokens=900)])[0])
         await anext(generation)
         started = time.monotonic()
         await asyncio.to_thread(engine.close)
