@@ -11,6 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from codetune.dataset.catalogue import seeded
 from codetune.dataset.spans import line_span
@@ -21,6 +22,8 @@ from codetune.tables import TableWriter
 
 if TYPE_CHECKING:
     from codetune.dataset.config import DatasetOptions
+
+Flags = npt.NDArray[np.bool_]
 
 TEXT_COLUMNS = {
     "id": "string",
@@ -60,7 +63,7 @@ class Scored:
     candidate: Candidate
     regions: list[tuple[int, int]]
     windows: Windows
-    leaked: np.ndarray[Any, np.dtype[np.bool_]]
+    leaked: Flags
 
 
 def candidate_windows(candidate: Candidate) -> Windows:
@@ -71,16 +74,8 @@ def candidate_windows(candidate: Candidate) -> Windows:
 def without_leaks(candidate: Candidate, windows: Windows, known: WindowSet) -> tuple[Scored, int]:
     """Take the lines that training has seen out of the regions; say how many runs there were."""
     leaked = known.marked(windows)
+    runs = _leaked_lines(candidate.document.text, windows, leaked)
     text = candidate.document.text
-    to_character = _characters(text)
-    runs: list[list[int]] = []
-    for start, end in zip(windows.starts[leaked], windows.ends[leaked], strict=True):
-        first = text.rfind("\n", 0, to_character(int(start))) + 1
-        last = text.find("\n", to_character(int(end)) - 1) + 1 or len(text)
-        if runs and first <= runs[-1][1]:
-            runs[-1][1] = max(runs[-1][1], last)
-        else:
-            runs.append([first, last])
     removed = 0
     regions = candidate.regions
     for first, last in runs:
@@ -94,6 +89,26 @@ def without_leaks(candidate: Candidate, windows: Windows, known: WindowSet) -> t
         regions = pieces
     regions = [(a, b) for a, b in regions if b - a >= _SMALLEST and text[a:b].strip()]
     return Scored(candidate, regions, windows, leaked), removed
+
+
+def _leaked_lines(text: str, windows: Windows, leaked: Flags) -> list[tuple[int, int]]:
+    """Where the leaked windows stand: runs of whole lines, in characters."""
+    runs: list[list[int]] = []  # in bytes, until few are left
+    for start, end in zip(windows.starts[leaked], windows.ends[leaked], strict=True):
+        if runs and start <= runs[-1][1]:
+            runs[-1][1] = max(runs[-1][1], int(end))
+        else:
+            runs.append([int(start), int(end)])
+    to_character = _characters(text)
+    lines: list[tuple[int, int]] = []
+    for run in runs:
+        first = text.rfind("\n", 0, to_character(run[0])) + 1
+        last = text.find("\n", to_character(run[1]) - 1) + 1 or len(text)
+        if lines and first <= lines[-1][1]:
+            lines[-1] = (lines[-1][0], max(lines[-1][1], last))
+        else:
+            lines.append((first, last))
+    return lines
 
 
 def write_text(path: Path, files: Sequence[Scored], options: DatasetOptions) -> dict[str, int]:
