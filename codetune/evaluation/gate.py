@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from codetune.records import Interval
 
-# Below this many files the bootstrap has nothing to say.
-FEWEST_FILES = 3
+# With fewer files the bootstrap promises more than it holds: in simulations its 95 % intervals
+# covered the truth in 74 % of cases with three files, in 89 % with five.
+FEWEST_FILES = 5
 
 
 @dataclass(frozen=True)

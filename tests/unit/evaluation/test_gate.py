@@ -43,9 +43,9 @@ def verdict(**changes: object) -> Verdict:
         ({"fim_change": at(-0.01, 0.02)}, True, "no clear difference"),
         ({"fim_change": at(-0.1, 0.02)}, False, "got worse"),
         ({"fim_change": at(0.1, 0.02)}, True, "closer to the truth"),
-        ({"files": 2}, False, "Only 2 held-out files"),
+        ({"files": 4}, False, "Only 4 held-out files"),
         ({"files": 1}, False, "Only 1 held-out file could"),
-        ({"files": 3}, True, "Better"),
+        ({"files": 5}, True, "Better"),
     ],
 )
 def test_the_verdict_and_its_words(changes: dict[str, object], promoted: bool, words: str) -> None:

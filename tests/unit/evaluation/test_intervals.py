@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codetune.evaluation.intervals import compare
+from codetune.evaluation.intervals import compare, student
 
 
 def test_the_estimate_is_a_ratio_of_sums() -> None:
@@ -62,7 +62,7 @@ def test_lines_of_one_file_are_not_independent() -> None:
     assert by_file.high - by_file.low > 5 * (by_line.high - by_line.low)
 
 
-@pytest.mark.parametrize(("files", "least"), [(8, 0.84), (20, 0.88), (60, 0.90)])
+@pytest.mark.parametrize(("files", "least"), [(5, 0.85), (8, 0.90), (20, 0.91), (60, 0.91)])
 def test_intervals_cover_the_truth(files: int, least: float) -> None:
     random = np.random.default_rng(7)
     hits = 0
@@ -72,6 +72,14 @@ def test_intervals_cover_the_truth(files: int, least: float) -> None:
         side = compare(values, values, weights, range(files), draws=400, seed=trial).base
         hits += side.low <= 2 <= side.high
     assert least <= hits / 300 <= 0.985
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.706), (4, 2.776), (5, 2.571), (8, 2.306), (20, 2.086), (100, 1.984), (10**6, 1.960)],
+)
+def test_students_quantiles(freedom: int, quantile: float) -> None:
+    assert student(freedom) == pytest.approx(quantile, abs=0.004)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
