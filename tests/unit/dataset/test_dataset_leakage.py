@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codetune.dataset.heldout import candidate_windows, without_leaks
 from codetune.dataset.leakage import measure
+from codetune.dataset.split import Candidate
 from codetune.dataset.windows import LENGTH, WindowSet, telling_windows, windows_of
 from codetune.errors import ArtifactError
 from codetune.models.prompts import Renderer
@@ -67,6 +69,22 @@ def test_what_every_file_has_is_no_leak() -> None:
     for text in (imports, includes, ends, table):
         assert found(text, text) == 0
     assert found(imports + TELLING, imports + TELLING) > 50
+
+
+def test_only_leaked_lines_are_taken_out() -> None:
+    """Beyond ASCII, bytes and characters differ: the cut is right all the same."""
+    head, tail = (
+        "# grüße 🙂 你好 an die Welt da draußen, heute\n" * 3,
+        "ö = 'ä' + größe(ü, 'ß') * 7\n" * 3,
+    )
+    text = head + TELLING + tail
+    candidate = Candidate(document("a.py", text), "time", [(5, len(text))], whole=True)
+    windows = candidate_windows(candidate)
+    known = WindowSet([windows.hashes])
+    known.mark(known.find("x = 1\n" + TELLING))
+    scored, removed = without_leaks(candidate, windows, known)
+    assert removed == 1
+    assert [text[a:b] for a, b in scored.regions] == [head[5:], tail]
 
 
 def corpus_with_copies() -> list:
