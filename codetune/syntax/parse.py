@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,12 @@ HAS_GRAMMAR: frozenset[str] = frozenset(_GRAMMARS)
 
 # Grammars can be slow on megabytes of one statement (tables, bundles): those are cut by lines.
 _LARGEST_PARSED = 1_000_000  # bytes
+_LARGEST = {"bash": 50_000, "ruby": 200_000}  # their grammars take the square of some texts
+_LONGEST_CHAIN = 400  # of one of "<", "=", ":" and "?" between two of ";", "{" and "}"
+_BRACED = frozenset(_GRAMMARS) - {"python", "ruby", "bash"}
+_DEEPEST = 500  # brackets inside one another
+_STATEMENT_END = re.compile(rb"[;{}]")
+_BRACKETS = re.compile(rb"[(\[{)\]}]")
 
 _ARGUMENTS = frozenset({"argument_list", "arguments"})
 _PARAMETERS = frozenset(
@@ -285,12 +292,33 @@ def _trimmed(start: int, end: int, data: bytes) -> tuple[int, int]:
 def _parse(text: str, language: str) -> tuple[Any, bytes]:
     """The root node and the bytes its offsets count, or (None, …) where there is no grammar."""
     data = text.encode("utf-8", "replace")
-    if language not in _GRAMMARS or len(data) > _LARGEST_PARSED:
+    if language not in _GRAMMARS or _is_hostile(data, language):
         return None, data
     from tree_sitter import Parser
 
     tree = Parser(_grammar(language)).parse(data)
     return tree.root_node, data
+
+
+def _is_hostile(data: bytes, language: str) -> bool:
+    """Whether a text chains or nests as no program does: parsers then cost the square of it.
+
+    10 kB of `a=>a=>…` take tree-sitter's C grammar 3.4 GB, 20 kB of `a<a<…` its Java grammar
+    0.9 GB. Large tables of plain assignments are refused, too; they hold no spans worth having.
+    """
+    if len(data) > _LARGEST.get(language, _LARGEST_PARSED):
+        return True
+    marks = [mark for mark in (b"<", b"=", b":", b"?") if data.count(mark) > _LONGEST_CHAIN]
+    if marks and language in _BRACED:
+        for piece in _STATEMENT_END.split(data):
+            if any(piece.count(mark) > _LONGEST_CHAIN for mark in marks):
+                return True
+    depth = deepest = 0
+    for run in _BRACKETS.findall(data):
+        depth += 1 if run in b"([{" else -1
+        depth = max(depth, 0)
+        deepest = max(deepest, depth)
+    return deepest > _DEEPEST
 
 
 @functools.cache

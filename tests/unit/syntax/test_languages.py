@@ -1,5 +1,6 @@
 """Names of languages."""
 
+# ruff: noqa: E501 (tables read better in one line)
 from __future__ import annotations
 
 import pytest

@@ -1,6 +1,9 @@
 """Spans of thirteen languages, in characters, that mean something."""
 
+# ruff: noqa: E501 (samples of source text)
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -120,4 +123,24 @@ def test_any_text_gives_ordered_spans_inside_it(language, data):
         assert [s.start for s in spans] == sorted(s.start for s in spans)
         assert all(0 <= s.start < s.end <= len(text) for s in spans)
     top = top_level_spans(text, language)
-    assert all(one.end <= two.start for one, two in zip(top, top[1:], strict=False))
+    assert all(one.end <= two.start for one, two in itertools.pairwise(top))
+
+
+@pytest.mark.parametrize(
+    "language, text",
+    [
+        ("java", "a<" * 100_000),  # 90 GB without the guard
+        ("csharp", "a<\n" * 100_000),
+        ("c", "a=>" * 5_000),
+        ("java", "a=>\n" * 5_000),
+        ("go", "case a:" * 20_000),
+        ("javascript", "case a:" * 20_000),
+        ("bash", "if(a)" * 100_000),
+        ("python", "(" * 100_000),
+        ("cpp", "{[(" * 30_000),
+    ],
+)
+def test_hostile_text_is_not_parsed(language, text):
+    """A poisoned file must not take the memory or the hours of the machine that learns from it."""
+    assert fim_spans(text, language) == []
+    assert top_level_spans(text, language) == []
