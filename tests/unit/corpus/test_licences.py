@@ -1,6 +1,5 @@
 """Licences by text, by tag and by place."""
 
-# ruff: noqa: E501 (tables read better in one line)
 from __future__ import annotations
 
 from importlib import metadata

@@ -1,6 +1,5 @@
 """Names of languages."""
 
-# ruff: noqa: E501 (tables read better in one line)
 from __future__ import annotations
 
 import pytest

@@ -1,6 +1,5 @@
 """Spans of thirteen languages, in characters, that mean something."""
 
-# ruff: noqa: E501 (samples of source text)
 from __future__ import annotations
 
 import itertools
