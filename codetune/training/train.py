@@ -19,6 +19,11 @@ from codetune.training.config import TrainingOptions
 if TYPE_CHECKING:
     import torch
 
+    from codetune.training.batches import Batch, MicroBatches
+    from codetune.training.objective import Objective
+    from codetune.training.optimizer import MasterAdamW
+    from codetune.training.plan import Plan
+    from codetune.training.preflight import Preflight
     from codetune.training.trainer import CodetuneTrainer
 
 
@@ -49,6 +54,18 @@ def train(
     )
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of."""
+
+    objective: Objective
+    optimizer: MasterAdamW
+    data: MicroBatches
+    validation: list[Batch]
+    plan: Plan
+    device: torch.device
+
+
 @dataclass
 class _Run:
     """One training run in its folder."""
@@ -70,18 +87,52 @@ class _Run:
             return summary
 
     def _train(self, log: logging.Logger) -> Mapping[str, Any]:
+        from codetune.training.checkpoints import Checkpoints
+        from codetune.training.methods import load_weights, save_model
+        from codetune.training.metrics import Metrics
+        from codetune.training.trainer import CodetuneTrainer, Outputs, arguments
+
+        options = self.options
+        parts = self._assemble(log)
+        checkpoints = Checkpoints(self.folder)
+        checkpoint = checkpoints.newest()
+        facts = self._preflight(parts, again=checkpoint is not None)
+        self.progress.say(facts.sentence())
+        log.info("%s", facts.sentence())
+        resumed = int(checkpoint.name.split("-")[1]) if checkpoint else None
+        label = f"Training ({options.method})"
+        with (
+            closing(Metrics(self.folder, resumed_step=resumed)) as metrics,
+            self.progress.task(label, total=parts.plan.steps, unit="steps") as task,
+        ):
+            trainer = CodetuneTrainer(
+                parts.objective,
+                parts.data,
+                parts.validation,
+                arguments(options, parts.plan, self.folder, parts.device.type),
+                optimizer=parts.optimizer,
+                checkpoints=checkpoints,
+                options=options,
+                outputs=Outputs(metrics, log, task),
+            )
+            self._run(trainer, checkpoint)
+        model = parts.objective.model
+        if trainer.tally.best_step is not None:
+            load_weights(model, checkpoints.load_best(trainer.tally.best_step))
+        save_model(model, self.base, options, self.folder / "model")
+        checkpoints.remove()
+        return _summary(trainer, options, facts.parameters, facts.trainable)
+
+    def _assemble(self, log: logging.Logger) -> _Parts:
+        """Model, data and optimizer, checked against each other, before the first step."""
         import torch
 
         from codetune.training.batches import MicroBatches, make_batch
-        from codetune.training.checkpoints import Checkpoints
-        from codetune.training.methods import load_weights, prepare, save_model, trained
-        from codetune.training.metrics import Metrics
+        from codetune.training.methods import prepare, trained
         from codetune.training.objective import Objective
         from codetune.training.optimizer import MasterAdamW
         from codetune.training.plan import make_plan
-        from codetune.training.preflight import earlier, preflight
         from codetune.training.selfcheck import check_objective
-        from codetune.training.trainer import CodetuneTrainer, Outputs, arguments
 
         options = self.options
         store, held_out = self._stores()
@@ -90,43 +141,33 @@ class _Run:
         model = prepare(load_model(self.base.path, dtype=dtype, device=device), options)
         parameters = sum(weight.numel() for weight in model.parameters())
         plan = make_plan(store, held_out, options, parameters=parameters)
-        data = MicroBatches(store, plan.window, plan.rows_per_batch, options.seed)
-        validation = [make_batch(held_out, documents) for documents in plan.validation_batches]
         objective = Objective(model)
         chosen = check_objective(objective, min(store.vocab_size, objective.vocabulary))
-        optimizer = MasterAdamW(
-            trained(model), lr=plan.learning_rate, weight_decay=options.weight_decay
+        log.info("%s, %s; %s; %s", device, dtype, chosen, plan)
+        return _Parts(
+            objective=objective,
+            optimizer=MasterAdamW(
+                trained(model), lr=plan.learning_rate, weight_decay=options.weight_decay
+            ),
+            data=MicroBatches(store, plan.window, plan.rows_per_batch, options.seed),
+            validation=[make_batch(held_out, part) for part in plan.validation_batches],
+            plan=plan,
+            device=device,
         )
-        checkpoints = Checkpoints(self.folder)
-        checkpoint = checkpoints.newest()
-        facts = earlier(self.folder) if checkpoint else None
-        if facts is None:
-            facts = preflight(objective, optimizer, data, validation, plan, options, self.folder)
-        self.progress.say(facts.sentence())
-        log.info("%s; %s; %s, %s", facts.sentence(), chosen, device, dtype)
-        log.info("%s", plan)
-        resumed = int(checkpoint.name.split("-")[1]) if checkpoint else None
-        label = f"Training ({options.method})"
-        with (
-            closing(Metrics(self.folder, resumed_step=resumed)) as metrics,
-            self.progress.task(label, total=plan.steps, unit="steps") as task,
-        ):
-            trainer = CodetuneTrainer(
-                objective,
-                data,
-                validation,
-                arguments(options, plan, self.folder, device.type),
-                optimizer=optimizer,
-                checkpoints=checkpoints,
-                options=options,
-                outputs=Outputs(metrics, log, task),
-            )
-            self._run(trainer, checkpoint)
-        if trainer.tally.best_step is not None:
-            load_weights(model, checkpoints.load_best(trainer.tally.best_step))
-        save_model(model, self.base, options, self.folder / "model")
-        checkpoints.remove()
-        return _summary(trainer, options, facts.parameters, facts.trainable)
+
+    def _preflight(self, parts: _Parts, *, again: bool) -> Preflight:
+        """The pre-flight, or that of the interrupted run: what fitted then fits now."""
+        from codetune.training.preflight import earlier, preflight
+
+        return (earlier(self.folder) if again else None) or preflight(
+            parts.objective,
+            parts.optimizer,
+            parts.data,
+            parts.validation,
+            parts.plan,
+            self.options,
+            self.folder,
+        )
 
     def _run(self, trainer: CodetuneTrainer, checkpoint: Path | None) -> None:
         if checkpoint is not None:
