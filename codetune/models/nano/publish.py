@@ -52,6 +52,7 @@ def publish(checkpoint: Path, tokenizer_folder: Path, out: Path) -> Recipe:
     chosen = stored["optimiser"]["masters" if decayed else "average"]
     weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in chosen.items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer_folder / name, out / name)
     vocabulary = Tokenizer.from_file(str(out / "tokenizer.json")).get_vocab()
