@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -23,14 +22,7 @@ _NOBODY_LISTENS = 499  # nginx's number for it; seen in logs only
 def create_app(completer: Completer, *, hosts: Iterable[str] = LOOPBACK) -> FastAPI:
     """The application that serves `completer`; `hosts` are the names it may be called by."""
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        completer.engine.close()
-
-    app = FastAPI(
-        title="codetune", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title="codetune", version=__version__, docs_url=None, redoc_url=None)
     app.include_router(openai.routes(completer))
 
     @app.get("/health")

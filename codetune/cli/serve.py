@@ -59,7 +59,9 @@ def serve(
             port = listener.getsockname()[1]
             shown = f"[{host}]" if ":" in host else host
             app = create_app(completer, hosts={*LOOPBACK, shown})
-            server = Server(app, lambda: _say_hello(f"http://{shown}:{port}", completer))
+            server = Server(
+                app, completer.engine, lambda: _say_hello(f"http://{shown}:{port}", completer)
+            )
             server.run([listener])
         except KeyboardInterrupt:
             click.echo("Stopped.")

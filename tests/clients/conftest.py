@@ -65,7 +65,7 @@ def serving(home: Path, base: BaseModel, **options: Any) -> Iterator[Running]:
     completer = Completer(engine, Catalog(Registry(home), settings.base), settings)
     listening = threading.Event()
     listener = listen("127.0.0.1", 0)
-    server = Server(create_app(completer), listening.set)
+    server = Server(create_app(completer), engine, listening.set)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

@@ -52,7 +52,7 @@ def port(completer: Completer) -> Iterator[int]:
 
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(app, ready.set)
+        server = Server(app, completer.engine, ready.set)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         assert ready.wait(10)
