@@ -132,12 +132,20 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an advisory lock that the kernel releases even after `kill -9`."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it may have removed the file meanwhile: then this lock locks nothing.
+            try:
+                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    continue
+            except FileNotFoundError:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from codetune.dataset.examples import Packed, Packing
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.leakage import Purged, measure, purge
 from codetune.dataset.recipe import Recipe, resolve
+from codetune.dataset.replay import replay_digest, replay_documents
 from codetune.dataset.split import Split, split
 from codetune.dataset.table import ExamplesFile
 from codetune.dataset.workers import Workers, processes_for
@@ -53,6 +54,8 @@ def build(
     work = _Build(cleaned / "documents.parquet", base, renderer, options, recipe, progress)
     work.processes = processes
     inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
+    if options.replay_share:
+        inputs["replay"] = replay_digest()
     config = options.model_dump() | {"recipe": asdict(recipe), "version": VERSION}
     return run_stage("dataset", folder, config, inputs, work.make)
 
@@ -66,6 +69,7 @@ class _Build:
     recipe: Recipe
     progress: Progress
     processes: int | None = None
+    replay: Sequence[Document] = ()
 
     def make(self, folder: Path) -> dict[str, Any]:
         """The stage: split, purge, write what is held out, write examples, measure."""
@@ -74,6 +78,10 @@ class _Build:
             if not entries:
                 raise DatasetError("The corpus holds no documents.")
             parts = split(self.documents, entries, self.options)
+        share = self.options.replay_share
+        self.replay = replay_documents(
+            round(parts.training_bytes * share / (1 - share)), self.options.seed
+        )
         with Workers(self.processes or processes_for(parts.training_bytes)) as workers:
             return self._make(folder, parts, workers)
 
@@ -85,18 +93,22 @@ class _Build:
                 raise self._nothing_held_out(purged)
             fim_files = purged.scored if self.renderer.fim is not None else []
             fim = write_fim(folder / "heldout_fim.parquet", fim_files, self.options)
-        training, validation = self._write(folder, parts, purged, workers)
+        training, replay, validation = self._write(folder, parts, purged, workers)
         leakage = measure(folder, self.base, self.progress, workers)
         self._say(training, text, fim)
         fim_leaks = fim.pop("leaked", 0)
         return {
             "examples": {s: training[f"examples {s}"] for s in ("ntp", "fim")},
-            "tokens": sum(training[f"tokens {s}"] for s in ("ntp", "fim")),
-            "tokens_by_stream": {s: training[f"tokens {s}"] for s in ("ntp", "fim")},
+            "tokens": sum(
+                part[f"tokens {s}"] for s in ("ntp", "fim") for part in (training, replay)
+            ),
+            "tokens_by_stream": {s: training[f"tokens {s}"] for s in ("ntp", "fim")}
+            | {"replay": replay["tokens ntp"] + replay["tokens fim"]},
             "documents": training["documents"],
             "bytes": training["bytes"],
             "window": self.recipe.window,
             "files_in_pieces": training["files in pieces"],
+            "replay": {"documents": replay["documents"], "bytes": replay["bytes"]},
             "fim_kinds": _named(training, "kind "),
             "fim_orders": _named(training, "order "),
             "heldout_files": text["files"],
@@ -129,13 +141,14 @@ class _Build:
                 for batch in batches(read_documents(self.documents, parts.training), _BATCH):
                     yield batch
                     task.advance(sum(len(document.text) for document in batch))
+                yield from batches(iter(self.replay), _BATCH)
 
             return purge(parts.candidates, iter(stream()), self.options.similarity, workers)
 
     def _write(
         self, folder: Path, parts: Split, purged: Purged, workers: Workers
-    ) -> tuple[Counter[str], Counter[str]]:
-        """The training examples with their tokens, and the validation tokens."""
+    ) -> tuple[Counter[str], Counter[str], Counter[str]]:
+        """The repository's examples with their tokens, the replayed ones, the validation's."""
         vocabulary = self.renderer.vocab_size
         with (
             ExamplesFile(folder / "examples.parquet") as table,
@@ -149,10 +162,16 @@ class _Build:
                 for packed in workers.map(Packing, arguments, source):
                     output.add(packed)
                     task.advance(packed.counts["bytes"])
+            # General code is counted apart: it is nothing of the repository's.
+            own, output.counts = output.counts, Counter({"documents": output.counts["documents"]})
+            general = (self.base, replace(self.recipe, commit=None))
+            for packed in workers.map(Packing, general, batches(iter(self.replay), _BATCH)):
+                output.add(packed)
+            output.counts["documents"] -= own["documents"]
         with TokenWriter(folder / "validation", vocabulary) as tokens:
             held = _Output(tokens, None)
             held.add(Packing(self.base, self.recipe)(purged.validation))
-        return output.counts, held.counts
+        return own, output.counts, held.counts
 
     def _nothing_held_out(self, purged: Purged) -> DatasetError:
         return DatasetError(

@@ -63,6 +63,13 @@ class DatasetOptions(Options):
         le=1,
         description="The share of examples that begin with the repository and path.",
     )
+    replay_share: float = option(
+        0.3,
+        ge=0,
+        lt=1,
+        description="The share of the training text that is general code, so that tuning does "
+        "not forget it; from the set that ships with the embedded base. 0 for none.",
+    )
     holdout_share: float = option(
         0.1,
         gt=0,

@@ -194,7 +194,7 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
         ("Validation loss", _from_to(validation.get("first"), validation.get("best"))),
         ("Best step", _of(s.get("best_step"), count)),
         ("Stopped early", "yes" if s.get("stopped_early") else None),
-        ("Resumed at step", _of(s.get("resumed_from"), count)),
+        ("Resumed at step", ", ".join(map(count, s.get("resumed_from") or [])) or None),
     ]
     return [(name, str(value)) for name, value in facts if value is not None]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 # Options that make the journey quick: the point is the way, not the score.
 QUICK = [
     "--set", "training.epochs=1",
-    "--set", "training.compile=never",
     "--set", "evaluation.fim_prompts=24",
     "--set", "evaluation.general_bytes=8192",
     "--set", "evaluation.text_bytes=32768",
