@@ -39,30 +39,38 @@ def call(team_home: tuple[Path, BaseModel]) -> Call:
 
 
 @pytest.fixture
-def serve(team_home: tuple[Path, BaseModel]) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A running `codetune serve` and its port."""
+def serve(
+    team_home: tuple[Path, BaseModel], tmp_path: Path
+) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+    """A running `codetune serve`, its port, and the file that holds what it prints."""
     home, base = team_home
     command = [sys.executable, "-u", "-m", "codetune", "serve", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--base", str(base.path), "-m", "shop"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "CODETUNE_HOME": str(home)},
-    )
+    printed = tmp_path / "printed"
+    with printed.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "--base", str(base.path), "-m", "shop"],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CODETUNE_HOME": str(home)},
+        )
     try:
-        assert process.stdout is not None
-        yield process, int(re.search(r":(\d+)\s", process.stdout.readline())[1])  # type: ignore[index]
+        deadline = time.monotonic() + 60
+        while not (port := re.search(r":(\d+)\s", printed.read_text())):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, int(port[1]), printed
     finally:
         process.kill()
         process.communicate()
 
 
 def test_serve_says_how_to_use_it_and_ctrl_c_ends_it(
-    serve: tuple[subprocess.Popen[str], int],
+    serve: tuple[subprocess.Popen[str], int, Path],
 ) -> None:
     """Even with an answer under way, which is broken off."""
-    process, port = serve
+    process, port, printed = serve
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = {"prompt": "x", "max_tokens": 1000, "n": 32, "temperature": 0, "stream": True}
     connection.request("POST", "/v1/completions", json.dumps(body))
@@ -72,8 +80,9 @@ def test_serve_says_how_to_use_it_and_ctrl_c_ends_it(
     assert process.poll() is None
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     connection.close()
+    out = printed.read_text()
     assert time.monotonic() - started < 4  # two on a quiet machine
     assert process.returncode == 0, err
     assert err == ""

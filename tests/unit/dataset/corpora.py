@@ -73,10 +73,10 @@ def built(
     family: str = "qwen",
     **options: Any,
 ) -> Artifact:
-    """The dataset of these documents for a tiny base with a window of 256 tokens."""
+    """The dataset of these documents alone, for a tiny base with a window of 256 tokens."""
     base = write_base(folder / f"base-{family}", family)
     cleaned = corpus(folder / "corpus", documents)
-    made = DatasetOptions.load(options, "test")
+    made = DatasetOptions.load({"replay_share": 0} | options, "test")
     return build(
         cleaned, REPOSITORY, base, made, folder / "datasets", Progress(), processes=processes
     )
