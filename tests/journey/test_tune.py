@@ -135,7 +135,7 @@ def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, codetune: 
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
     output, errors = process.communicate(timeout=20)
-    assert time.monotonic() - start < 6  # two on a quiet machine
+    assert time.monotonic() - start < 2
     assert process.returncode == 130
     assert output == ""
     assert "run the same command again" in errors

@@ -142,7 +142,7 @@ def test_interrupt_during_a_long_call_ends_soon() -> None:
     os.kill(process.pid, signal.SIGINT)  # type: ignore[arg-type]
     began = time.monotonic()
     process.join(30)
-    assert time.monotonic() - began < 6  # two on a quiet machine
+    assert time.monotonic() - began < 2
     assert process.exitcode == 130
 
 
@@ -156,7 +156,7 @@ def test_interrupt_ends_soon_and_goes_on(
     os.kill(process.pid, signal.SIGINT)
     began = time.monotonic()
     process.join(30)
-    assert time.monotonic() - began < 6  # two on a quiet machine
+    assert time.monotonic() - began < 2
     assert process.exitcode not in (0, None)
     finish(dataset.path, base, "full", tmp_path)
     (result,) = (open_artifact(path.parent) for path in tmp_path.glob("*/manifest.json"))
