@@ -61,7 +61,7 @@ class TrainRecipe(Options):
     long_window: int = option(2048, description="Context at the end.")
     long_share: float = option(0.4, description="Share of the decay with the long window.")
     rows_per_step: tuple[tuple[int, int], ...] = option(
-        ((0, 1), (1_000_000, 2), (24_000_000, 4)),
+        ((0, 1), (1_000_000, 2), (45_000_000, 4)),
         description="(tokens seen, rows per step): small steps first.",
     )
     save_minutes: float = option(4.0, description="Minutes between checkpoints.")

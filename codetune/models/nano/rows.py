@@ -148,10 +148,19 @@ class Renderer:
             indent = len(text[starts[first] : end]) - len(text[starts[first] : end].lstrip(" \t"))
             return starts[first] + (indent if dice.random() < 0.7 else 0), end
         start = dice.randrange(len(text))
+        if dice.random() < 0.8:
+            start = self._word_start(text, start)
         if roll < 0.85:
             end = text.find("\n", start)
             return start, end if end >= 0 else len(text)
         return start, min(len(text), start + int(10 * 40 ** dice.random()))
+
+    @staticmethod
+    def _word_start(text: str, at: int) -> int:
+        """Back to where the word at `at` begins: what follows half a word is mostly noise."""
+        while at > 0 and (text[at - 1].isalnum() or text[at - 1] == "_"):
+            at -= 1
+        return at
 
     def _node(self, text: str, language: str, dice: random.Random) -> tuple[int, int] | None:
         """A syntax node between 10 and 1000 bytes, short ones preferred."""
