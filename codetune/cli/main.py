@@ -30,6 +30,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "models": ("codetune.cli.models:models", "List the base and your tuned models."),
         "show": ("codetune.cli.models:show", "Show a model's card: data, method, scores."),
         "report": ("codetune.cli.models:report", "Print where a model's report is; open it."),
+        "promote": ("codetune.cli.models:promote", "Choose the version a name stands for."),
+        "remove": ("codetune.cli.models:remove", "Delete one version of a model."),
         "nano": ("codetune.cli.nano:nano", "The embedded base model and its recipe."),
     },
     "Setting up": {

@@ -1,20 +1,31 @@
-"""`codetune models|show|report`: what the registry holds."""
+"""`codetune models|show|report|promote|remove`: what the registry holds."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from codetune.cli.options import json_option
 from codetune.cli.terminal import print_json
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from codetune.errors import CodetuneError
+    from codetune.records import ModelCard
+    from codetune.registry.cards import Registry
+
 
 @click.command()
 @json_option
 def models(as_json: bool) -> None:
     """List the base and your tuned models.
+
+    A name such as myrepo stands for its newest promoted version: one that was better than its
+    base on held-out code, or that you promoted yourself. Damaged models are listed below.
 
     \b
     Examples:
@@ -27,36 +38,60 @@ def models(as_json: bool) -> None:
     from codetune.artifacts import home
     from codetune.registry.cards import Registry
 
-    cards = Registry(home()).list()
+    registry = Registry(home())
+    cards, problems = registry.list(), registry.problems()
     if as_json:
-        print_json({"models": [asdict(card) for card in cards]})
+        damaged = [
+            {"model": label, "message": error.message, "advice": error.advice}
+            for label, error in problems.items()
+        ]
+        print_json({"models": [asdict(card) for card in cards], "problems": damaged})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("model", "kind", "base", "status", "bits per byte", "FIM exact", "created"):
         table.add_column(title)
     for card in cards:
-        status = "base" if card.kind == "base" else ("promoted" if card.promoted else "candidate")
         table.add_row(
             card.id,
             card.kind,
             card.base if card.kind != "base" else "",
-            status,
+            _status(card),
             _pair(card.metrics, "bits_per_byte"),
             _pair(card.metrics, "fim_exact_match"),
             card.created[:16].replace("T", " "),
         )
     Console().print(table)
-    if all(card.kind == "base" for card in cards):
+    _show_damage(problems)
+    if all(card.kind == "base" for card in cards) and not problems:
         click.echo("\nNo model of your own yet.  Next: codetune tune PATH")
+
+
+def _show_damage(problems: Mapping[str, CodetuneError]) -> None:
+    """What cannot be used, why, and what to do about it."""
+    from codetune.registry.bases import is_base
+
+    for label, error in problems.items():
+        click.echo()
+        click.secho(f"Damaged: {label}", fg="red")
+        click.echo(f"  {error.message}")
+        if is_base(label):
+            click.echo(f"  {error.advice}")
+        else:
+            click.echo(f"  Tune it again, or delete it: codetune remove {label}")
+
+
+def _status(card: ModelCard) -> str:
+    return "base" if card.kind == "base" else ("promoted" if card.promoted else "candidate")
 
 
 def _pair(metrics: dict[str, Any], field: str) -> str:
     """Base → tuned, when the card has a scorecard."""
     if "base" not in metrics or "tuned" not in metrics:
         return ""
-    if metrics["base"][field] is None or metrics["tuned"][field] is None:
+    base, tuned = metrics["base"].get(field), metrics["tuned"].get(field)
+    if base is None or tuned is None:  # not measured
         return "–"
-    return f"{metrics['base'][field]['value']:.3f} → {metrics['tuned'][field]['value']:.3f}"
+    return f"{base['value']:.3f} → {tuned['value']:.3f}"
 
 
 @click.command()
@@ -81,7 +116,7 @@ def show(model: str, as_json: bool) -> None:
         return
     rows = {
         "model": card.id,
-        "status": "promoted" if card.promoted else ("base" if card.kind == "base" else "candidate"),
+        "status": " ".join([_status(card), *(f"· {r}" for r in card.metrics.get("reasons", ()))]),
         "base": card.base,
         "method": card.method,
         "created": card.created,
@@ -133,3 +168,82 @@ def report(model: str, open_it: bool, markdown: bool, as_json: bool) -> None:
         click.echo(str(page))
         if open_it:
             click.launch(page.as_uri())
+
+
+@click.command()
+@click.argument("model")
+@json_option
+def promote(model: str, as_json: bool) -> None:
+    """Make MODEL the version that its name stands for, whatever its scores.
+
+    Newer promoted versions of the same name become candidates again, so this is also the way
+    back to an older one. A running server follows within seconds.
+
+    \b
+    Examples:
+      codetune promote myrepo:3
+      codetune promote myrepo:1 --json
+    """
+    from codetune.artifacts import home
+    from codetune.registry.cards import Registry
+
+    registry = Registry(home())
+    old = registry.get(registry.get(model).name)
+    card = registry.promote(model)
+    if as_json:
+        print_json({"model": card.id, "promoted": card.promoted, "before": old.id})
+    elif old.promoted and old.id == card.id:
+        click.echo(f"'{card.name}' stands for {card.id} already.")
+        others = [c.id for c in registry.list() if c.name == card.name and c.id != card.id]
+        if model == card.name and others:
+            click.echo(f"Name the version to promote another one: {', '.join(others)}")
+    else:
+        before = f" (before: {old.id})" if old.id != card.id else ""
+        click.echo(f"'{card.name}' stands for {card.id} now{before}.")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+def remove(model: str, yes: bool, as_json: bool) -> None:
+    """Delete one version of a model, such as myrepo:2, for good.
+
+    Its number is not given again. What it was made from is kept: `codetune tune` on the same
+    source registers it anew, without training again.
+
+    \b
+    Examples:
+      codetune remove myrepo:2
+      codetune remove myrepo:2 --yes --json
+    """
+    from codetune.artifacts import home
+    from codetune.errors import ConfigError
+    from codetune.registry.cards import Registry
+
+    registry = Registry(home())
+    registry.version_folder(model)  # says what is wrong with the name before it asks
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise ConfigError(
+                f"Nobody can be asked whether {model} is to be removed for good.",
+                advice=f"Say so: codetune remove {model} --yes",
+            )
+        if not click.confirm(f"Remove {model} for good?", err=True):
+            click.echo(f"{model} is kept.")
+            raise click.exceptions.Exit(1)
+    registry.remove(model)
+    heir = _heir(registry, model)
+    if as_json:
+        print_json({"removed": model, "name_stands_for": heir})
+    else:
+        name = model.rpartition(":")[0]
+        click.echo(f"{model} is removed." + (f" '{name}' stands for {heir}." if heir else ""))
+
+
+def _heir(registry: Registry, removed: str) -> str | None:
+    """The version that the removed one's name stands for from now on, if there is one left."""
+    name = removed.rpartition(":")[0]
+    if not any(card.name == name and card.kind != "base" for card in registry.list()):
+        return None
+    return registry.get(name).id

@@ -23,7 +23,7 @@ def scorecard_table(scorecard: Mapping[str, Any]) -> None:
     for title in ("held-out code", "base", "tuned", "change"):
         table.add_column(title, justify="left" if title == "held-out code" else "right")
     for field, label, digits, lower in ROWS:
-        base, tuned = scorecard["base"][field], scorecard["tuned"][field]
+        base, tuned = scorecard["base"].get(field), scorecard["tuned"].get(field)
         if base is None or tuned is None:  # not measured: a base without FIM tokens
             table.add_row(label, "–", "–", "")
             continue

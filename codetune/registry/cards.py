@@ -6,14 +6,14 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from codetune.artifacts import Artifact, write_json
-from codetune.errors import ModelError, RegistryError, nearest
+from codetune.errors import CodetuneError, ModelError, RegistryError, nearest
 from codetune.models.load import BaseModel, resolve_base
 from codetune.records import ModelCard, Repository
 from codetune.registry import lineage
@@ -52,9 +52,9 @@ class Registry:
         """
         return read_models(self.root)[0]
 
-    def problems(self) -> Sequence[str]:
-        """What is wrong with the models that `list` leaves out."""
-        return [f"{label}: {error.message}" for label, error in read_models(self.root)[1].items()]
+    def problems(self) -> Mapping[str, CodetuneError]:
+        """What is wrong with the models that `list` leaves out, by the name to remove them by."""
+        return read_models(self.root)[1]
 
     def get(self, ref: str) -> ModelCard:
         """The card of "name:version"; of "name", the newest promoted one, else the newest.
@@ -71,8 +71,8 @@ class Registry:
             if label == ref or label.rpartition(":")[0] == ref:
                 raise ModelError(
                     f"The model {label} is damaged: {error.message}",
-                    advice="Run `codetune tune` on its source again: only what is missing is "
-                    "done anew.",
+                    advice="Run `codetune tune` on its source again (only what is missing is done "
+                    f"anew), or `codetune remove {label}`.",
                 ) from error
         known = {card.name for card in cards} | {card.id for card in cards if ":" in ref}
         raise RegistryError(
@@ -131,18 +131,52 @@ class Registry:
             return self._put(card, origin, run / MODEL)
 
     def promote(self, ref: str) -> ModelCard:
-        """Make a version the one that its name stands for, whatever the gate said."""
+        """Make a version the one that its name stands for, whatever the gate said.
+
+        A name stands for its newest promoted version, so newer ones become candidates again:
+        this is also the way back to an older version.
+
+        Raises:
+            RegistryError: there is no such model, or it is a base.
+            ModelError: it is damaged.
+        """
         with locked(self.root):
             card = self.get(ref)
             if card.kind == "base":
-                raise RegistryError(f"'{card.id}' is a base, not a tuned model.")
-            if card.promoted:
-                return card
-            reasons = [*card.metrics.get("reasons", ()), "Promoted by hand."]
-            card = replace(card, promoted=True, metrics={**card.metrics, "reasons": reasons})
-            folder = self.folder(card)
-            write_json(folder / CARD, {**read_card_file(folder), **asdict(card)})
+                raise RegistryError(
+                    f"'{card.id}' is a base, not a tuned model.",
+                    advice="Bases are served as they are; `codetune models` lists yours.",
+                )
+            if not card.promoted:
+                card = self._judge(card, True, "Promoted by hand.")
+            for other in self.list():
+                if other.name == card.name and other.promoted and other.version > card.version:
+                    self._judge(other, False, f"{card.id} was promoted by hand instead.")
             return card
+
+    def version_folder(self, ref: str) -> Path:
+        """The folder of one version, "name:version"; damaged ones count, too.
+
+        Raises:
+            RegistryError: there is no such version, or it is a base.
+        """
+        cards, damaged = read_models(self.root)
+        folders = {card.id: self.folder(card) for card in cards if card.kind != "base"}
+        for folder in model_folders(self.root):
+            label = label_of(folder)
+            if label in damaged:
+                folders[label] = folder
+        if ref in folders:
+            return folders[ref]
+        if any(card.id == ref for card in cards):
+            raise RegistryError(f"'{ref}' is a base: there is no model '{ref}' of yours to remove.")
+        versions = [label for label in folders if label.rpartition(":")[0] == ref]
+        raise RegistryError(
+            f"There is no model '{ref}' to remove.",
+            advice=f"Name a version: {', '.join(versions)}."
+            if versions
+            else nearest(ref, folders) or "`codetune models` lists what there is.",
+        )
 
     def remove(self, ref: str) -> None:
         """Delete one version, "name:version", for good; its number is not given again.
@@ -151,20 +185,17 @@ class Registry:
             RegistryError: there is no such version, or it is a base.
         """
         with locked(self.root):
-            cards, damaged = read_models(self.root)
-            folders = {card.id: self.folder(card) for card in cards if card.kind != "base"}
-            for folder in model_folders(self.root):
-                label = label_of(folder)
-                if label in damaged:
-                    folders[label] = folder
-            if ref not in folders:
-                raise RegistryError(
-                    f"There is no model '{ref}' to remove.",
-                    advice=f"Name a version. {nearest(ref, folders)}",
-                )
             gone = self.root / f"{GONE}{secrets.token_hex(8)}"
-            folders[ref].rename(gone)
+            self.version_folder(ref).rename(gone)
             shutil.rmtree(gone)
+
+    def _judge(self, card: ModelCard, promoted: bool, reason: str) -> ModelCard:
+        """Write another verdict into a card; the caller holds the lock."""
+        reasons = [*card.metrics.get("reasons", ()), reason]
+        card = replace(card, promoted=promoted, metrics={**card.metrics, "reasons": reasons})
+        folder = self.folder(card)
+        write_json(folder / CARD, {**read_card_file(folder), **asdict(card)})
+        return card
 
     def _put(self, card: ModelCard, origin: Mapping[str, str], model: Path) -> ModelCard:
         """Write the version; the caller holds the lock."""

@@ -74,7 +74,8 @@ def read_card_file(folder: Path) -> dict[str, Any]:
             raise ValueError("it is not an object")
     except (OSError, ValueError, RecursionError) as error:
         raise RegistryError(
-            f"{folder / CARD} cannot be read: {error}.", advice=f"Delete {folder} and tune again."
+            f"{folder / CARD} cannot be read: {error}.",
+            advice=f"`codetune remove {folder.name}`, and tune again.",
         ) from error
     return values
 
@@ -91,6 +92,7 @@ def card_of(values: Mapping[str, Any], folder: Path) -> ModelCard:
             raise ValueError("its metrics or its kind are not what they should be")
     except (KeyError, TypeError, ValueError) as error:
         raise RegistryError(
-            f"{folder / CARD} is damaged: {error}.", advice=f"Delete {folder} and tune again."
+            f"{folder / CARD} is damaged: {error}.",
+            advice=f"`codetune remove {folder.name}`, and tune again.",
         ) from error
     return card

@@ -74,6 +74,18 @@ def test_a_name_means_the_newest_promoted_version(registry: Registry, made: Stag
     assert registry.get("mine").id == "mine:3"
 
 
+def test_promoting_an_older_version_is_the_way_back(registry: Registry, made: Stages) -> None:
+    for number in (1, 2, 3):
+        registry.register("mine", **made(number))
+    registry.register("other", **made(4))
+    assert registry.promote("mine:2").id == "mine:2"
+    assert registry.get("mine").id == "mine:2"
+    promoted = {card.id: card.promoted for card in registry.list() if card.kind != "base"}
+    assert promoted == {"mine:1": True, "mine:2": True, "mine:3": False, "other:1": True}
+    assert registry.get("mine:3").metrics["reasons"][-1] == "mine:2 was promoted by hand instead."
+    assert registry.get("mine:2").metrics["reasons"] == ["Better."]  # it was promoted before
+
+
 def test_promotion_by_hand_survives_the_same_run(registry: Registry, made: Stages) -> None:
     registry.register("mine", **made(1, promoted=False))
     registry.promote("mine:1")
@@ -177,7 +189,7 @@ def test_a_card_in_another_models_folder_is_damage(registry: Registry, made: Sta
     forged = (registry.folder(one) / "card.json").read_text()
     (registry.folder(two) / "card.json").write_text(forged)
     assert [card.id for card in registry.list() if card.kind != "base"] == ["one:1"]
-    assert "belongs to another model" in registry.problems()[0]
+    assert "belongs to another model" in registry.problems()[registry.folder(two).name].message
 
 
 def test_removed_numbers_are_not_given_again(registry: Registry, made: Stages) -> None:
@@ -193,7 +205,7 @@ def test_a_damaged_model_can_be_removed(registry: Registry, made: Stages) -> Non
     card = registry.register("bad", **made())
     (registry.folder(card) / "card.json").write_text("{")
     registry.remove(registry.folder(card).name)
-    assert registry.problems() == []
+    assert registry.problems() == {}
 
 
 @pytest.mark.parametrize("ref", ["mine", "mine:7", "someone/base", ".lock", "../stages"])

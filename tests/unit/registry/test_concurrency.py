@@ -46,7 +46,7 @@ def test_versions_count_up_over_processes(tmp_path: Path) -> None:
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     found = [card for card in Registry(tmp_path).list() if card.kind != "base"]
     assert sorted(card.version for card in found) == list(range(1, 16))
-    assert Registry(tmp_path).problems() == []
+    assert Registry(tmp_path).problems() == {}
 
 
 def test_the_same_run_at_once_is_registered_once(tmp_path: Path, made: Stages) -> None:
@@ -72,7 +72,7 @@ def test_a_kill_in_the_middle_leaves_no_half_card(tmp_path: Path, step: str) -> 
     assert process.wait(60) == -signal.SIGKILL
     registry = Registry(tmp_path)
     assert [p.name[:5] for p in registry.root.glob(".new-*")] == [".new-"]  # it died in there
-    assert registry.problems() == []
+    assert registry.problems() == {}
     assert not [card for card in registry.list() if card.kind != "base"]
     card = registry.register("mine", **stages(tmp_path / "s", 1))
     assert registry.get("mine") == card
