@@ -22,6 +22,7 @@ def _home() -> Path:
 @nano.command()
 @click.option("--minutes", type=float, help="Time for training, its decay included.")
 @click.option("--tokens", type=int, help="Tokens to train on instead, e.g. 40000000.")
+@click.option("--longer", is_flag=True, help="Go on after a run that is finished.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option(
     "--out",
@@ -38,6 +39,7 @@ def _home() -> Path:
 def train(
     minutes: float | None,
     tokens: int | None,
+    longer: bool,
     device: str,
     out: Path | None,
     package_list: Path | None,
@@ -59,7 +61,7 @@ def train(
     with progress_shown(quiet=quiet) as progress:
         admitted = story.prepare(recipe, folders, chosen, progress)
         budget = Budget(tokens=tokens, minutes=minutes)
-        done = story.train(recipe, folders, budget, progress, device)
+        done = story.train(recipe, folders, budget, progress, device, longer=longer)
         if not done:
             progress.say("Stopped; the checkpoint is saved. Run the same command to go on.")
             return

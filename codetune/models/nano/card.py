@@ -109,6 +109,8 @@ def card_text(data: dict[str, Any], run: dict[str, Any], measured: dict[str, Any
         "| --- | --- |",
     ]
     lines += [f"| {tokens:,} | {value:.3f} |" for tokens, value in run["curve"]]
+    for tokens in run["continued"]:
+        lines += ["", f"At {tokens:,} tokens a first decay was over; the run went on from there."]
     if run["changed"]:
         lines += ["", "Options that were changed during the run (before → after):", ""]
     for tokens, options in run["changed"]:

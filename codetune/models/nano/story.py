@@ -113,8 +113,13 @@ def train(
     budget: Budget,
     progress: Progress,
     device: str = "cpu",
+    *,
+    longer: bool = False,
 ) -> bool:
-    """Train, or go on with the run that is there; whether the whole budget is used up."""
+    """Train, or go on with the run that is there; whether the whole budget is used up.
+
+    `longer` goes on after a run that is finished.
+    """
     import torch
 
     from codetune.models.nano.train import Run
@@ -125,6 +130,8 @@ def train(
     torch.set_num_threads(1)  # the workers have the cores; see workers.py
     run = Run(recipe, folders.workplace(), device, workers=workers)
     try:
+        if longer and run.finished:
+            run.go_on()
         run.train(budget, progress)
     finally:
         run.engine.close()
@@ -158,6 +165,7 @@ def run_record(recipe: Recipe, run: Path, out: Path, device: str) -> dict[str, A
     curve = [(e["tokens"], e["bits_per_byte"]) for e in entries if "bits_per_byte" in e]
     last = entries[-1]
     changed = [(e["tokens"], e["changed"]) for e in entries if "changed" in e]
+    continued = [e["continued"] for e in entries if "continued" in e]
     from safetensors import safe_open
 
     with safe_open(out / "model.safetensors", "pt") as weights:
@@ -179,6 +187,7 @@ def run_record(recipe: Recipe, run: Path, out: Path, device: str) -> dict[str, A
         "windows": ", ".join(str(w) for w in sorted({e["window"] for e in entries})),
         "curve": curve,
         "changed": changed,
+        "continued": continued,
         "shares": mixture.SHARES,
         "text_share": min(1.0, last["tokens"] * 3.5 / data.total_bytes),
         "recipe": recipe.model_dump(mode="json"),

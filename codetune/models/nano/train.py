@@ -124,6 +124,14 @@ class Run:
             self._log(bits_per_byte=self.bits_per_byte(), finished=self.finished)
         return self.position
 
+    def go_on(self) -> None:
+        """Back to the plateau after a finished decay, so that a further budget can be trained."""
+        at, train = self.position, self.recipe.train
+        self._log(continued=at.tokens)
+        at.decay_from, at.decay_tokens = -1, 0
+        at.shard, at.row = at.shard + 1, 0
+        at.window = train.short_window if at.tokens < train.short_tokens else train.window
+
     @property
     def finished(self) -> bool:
         at = self.position

@@ -97,6 +97,22 @@ def test_an_interrupted_run_reaches_the_same_weights(place):
         assert torch.equal(tensor, masters(second)[name]), name
 
 
+def test_a_finished_run_goes_on_only_when_told(place):
+    run = Run(tiny_recipe(), at(place, "longer"), compiled=False)
+    run.train(Budget(tokens=3 * 1024), Progress())
+    end = run.position.tokens
+    run.train(Budget(tokens=6 * 1024), Progress())
+    assert run.position.tokens == end
+    shard = run.position.shard
+    run.go_on()
+    assert run.position.shard == shard + 1  # what was read is not read again
+    run.train(Budget(tokens=6 * 1024), Progress())
+    assert run.finished
+    assert run.position.tokens >= 6 * 1024
+    entries = [json.loads(x) for x in (run.place.run / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["continued"] for entry in entries if "continued" in entry] == [end]
+
+
 def test_training_learns_and_publishes(place, tmp_path):
     run = Run(tiny_recipe(), at(place, "learns"), compiled=False)
     before = run.bits_per_byte()
