@@ -8,7 +8,6 @@ import numpy as np
 
 from codetune.models.prompts import Ids, Places, Renderer
 
-_LINE_START = re.compile(r"(?<=\n)(?=[^\n])")
 # Where tokens of the parts are tokens of the whole. No splitting rule joins a single line break
 # to a word behind it; what happens to blank lines and indentation differs between bases.
 _SAFE = re.compile(r"(?<=\S\n)(?=\S)")
@@ -32,11 +31,11 @@ class Encoder:
 
 def _line_starts(text: str) -> Places:
     """Characters at which a line starts that is not empty, and the first one."""
-    if text.isascii():
-        codes = np.frombuffer(text.encode(), np.uint8)
-        breaks = np.flatnonzero(codes[:-1] == 10) + 1
-        return np.concatenate([np.zeros(1, np.int64), breaks[codes[breaks] != 10]])
-    return np.array([0, *(match.start() for match in _LINE_START.finditer(text))], np.int64)
+    wide = not text.isascii()
+    data = text.encode("utf-32-le", "surrogatepass") if wide else text.encode()
+    codes = np.frombuffer(data, np.uint32 if wide else np.uint8)
+    breaks = np.flatnonzero(codes[:-1] == 10) + 1
+    return np.concatenate([np.zeros(1, np.int64), breaks[codes[breaks] != 10]])
 
 
 class Encoded:
@@ -49,14 +48,13 @@ class Encoded:
         self.ids, self.starts = encoder.renderer.plain_offsets(text)
         self.lines = _line_starts(text)
         self._encoder = encoder
-        self._safe: Places | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def token_from(self, character: int) -> int:
         """The first token that starts at `character` or later."""
-        return int(np.searchsorted(self.starts, character))
+        return int(self.starts.searchsorted(character))
 
     def place_of(self, token: int) -> int:
         """The character at which `token` starts; the text's end for the token after the last."""
@@ -68,12 +66,8 @@ class Encoded:
 
     def ids_of(self, start: int, end: int) -> Ids:
         """The ids of `text[start:end]` as `Renderer.plain` gives them, most of them known."""
-        if self._safe is None:
-            self._safe = self._safe_places()
-        left = int(self._safe[np.searchsorted(self._safe, start)])
-        right = int(self._safe[np.searchsorted(self._safe, end, side="right") - 1])
-        if right == end < len(self.text):  # blank lines before it may split differently at an end
-            right = int(self._safe[max(int(np.searchsorted(self._safe, end)) - 1, 0)])
+        left = self._safe_after(start, end)
+        right = self._safe_before(end, left)
         if left >= right:
             return self._plain(start, end)
         known = self.ids[self.token_from(left) : self.token_from(right)]
@@ -84,12 +78,27 @@ class Encoded:
     def _plain(self, start: int, end: int) -> Ids:
         return self._encoder.renderer.plain_offsets(self.text[start:end])[0]
 
-    def _safe_places(self) -> Places:
-        """Line starts at which a token starts and the text may be cut, and both ends."""
-        found = [match.start() for match in self._encoder.safe.finditer(self.text)]
-        places = np.array([0, *found, len(self.text)], np.int64)
-        tokens = np.minimum(np.searchsorted(self.starts, places), max(len(self) - 1, 0))
-        kept = self.starts[tokens] == places if len(self) else np.ones(len(places), np.bool_)
-        kept[0] = kept[-1] = True
-        found_places: Places = places[kept]
-        return found_places
+    def _safe_after(self, start: int, end: int) -> int:
+        """The first place in start..end at which a token starts and the text may be cut."""
+        if start == 0:
+            return 0
+        for match in self._encoder.safe.finditer(self.text, start, end):
+            if self._starts_token(match.start()):
+                return match.start()
+        return end
+
+    def _safe_before(self, end: int, start: int) -> int:
+        """The last such place; not `end` itself: blank lines before it may split differently."""
+        if end == len(self.text):
+            return end
+        place = end - 1
+        while place > start:
+            place = self.text.rfind("\n", start, place) + 1
+            if place and self._encoder.safe.match(self.text, place) and self._starts_token(place):
+                return place
+            place -= 1
+        return start
+
+    def _starts_token(self, place: int) -> bool:
+        token = self.token_from(place)
+        return token < len(self.starts) and int(self.starts[token]) == place

@@ -53,7 +53,7 @@ class Renderer:
         self._bytes = byte_table(spec, self.vocab_size)
         added = {token["content"] for token in spec.get("added_tokens") or []}
         plain_added = not added <= self.markup.keys()
-        self._words = words_of(spec, self.plain_batch, self._bytes, plain_added)
+        self._words = words_of(spec, self._plain, self._bytes, plain_added)
 
     @classmethod
     def from_folder(cls, path: Path) -> Renderer:
@@ -105,8 +105,8 @@ class Renderer:
 
     def plain_offsets(self, text: str) -> tuple[Ids, Places]:
         """The ids of `text`, as `plain` gives them, and the character at which each starts."""
-        if self._words is not None and text.isascii():
-            return self._words.encode(text)
+        if self._words is not None and (found := self._words.encode(text)) is not None:
+            return found
         encoding = self._plain.encode(_valid(text), add_special_tokens=False)
         starts = [start for start, _ in encoding.offsets]
         return np.array(encoding.ids, np.uint32), np.array(starts, np.int64)
@@ -116,8 +116,8 @@ class Renderer:
         if self.fim is None or self.fim.repo is None or self.fim.file is None:
             return []
         repo, path = _one_line(repo), _one_line(path)
-        named = self.plain(repo + self.fim.family.after_repo)
-        return [self.fim.repo, *named, self.fim.file, *self.plain(path + "\n")]
+        named = self.plain_offsets(repo + self.fim.family.after_repo)[0].tolist()
+        return [self.fim.repo, *named, self.fim.file, *self.plain_offsets(path + "\n")[0].tolist()]
 
     def ntp(
         self, text: str, *, repo: str | None = None, path: str | None = None, ends_file: bool
