@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from codetune.errors import ConfigError, ServingError
 from codetune.serving.engine import Engine
 
-_GRACE = 0.8  # seconds that running answers have to end after Ctrl-C
+_GRACE = 0.5  # seconds that running answers have to end after Ctrl-C
 
 
 class Server(uvicorn.Server):
@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
         self._listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Running answers may end within a second; then they are told that this is the end."""
+        """Running answers may end within half a second; then they are told that this is the end."""
         until = time.monotonic() + _GRACE
         while any(self._engine.busy().values()) and time.monotonic() < until:
             await asyncio.sleep(0.01)

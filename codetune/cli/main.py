@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
 
 from codetune import __version__
 from codetune.errors import CodetuneError, nearest
+from codetune.interrupt import SAID, ends_soon, exit_status, terminate
 
 # One line a command, shown by `codetune --help` without importing the command's module: the
 # help must answer at once, and torch takes seconds. A test keeps these equal to the commands'.
@@ -82,38 +84,48 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; the exit code is 2 for bad input and 130 after Ctrl-C."""
+    """Run the command line; exits with 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM."""
     # No call leaves this machine unless the user names something remote, and none for counting.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        with ends_soon():
+            status = _run()
+            if status > 128:
+                # At once: to take torch apart can last seconds, and its threads even longer.
+                _flush()
+                os._exit(status)
+    except KeyboardInterrupt as error:  # a second one, or one on the way out
+        os._exit(exit_status(error))
+    _flush()
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         status = cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        status = 2
+        return 2
     except CodetuneError as error:
         click.echo(f"codetune: {error}", err=True)
-        status = 2
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "\nStopped. Finished stages are kept: run the same command again to go on.", err=True
-        )
-        status = 130
+        return 2
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo(SAID, err=True)  # click has ended the line with ^C
+        return exit_status(error)
     except BrokenPipeError:
         # The reader (head, less) has gone: not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    _leave(int(status or 0) if isinstance(status, int | None) else 0)
+        return 0
+    return int(status or 0) if isinstance(status, int | None) else 0
 
 
-def _leave(status: int) -> None:
-    """End at once after an interruption: worker threads of torch would keep the process."""
+def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    if status == 130:
-        os._exit(status)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

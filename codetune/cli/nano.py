@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -50,6 +51,7 @@ def train(
     Everything is kept in $CODETUNE_HOME/nano: after an interruption, run it again and it goes
     on where it was.
     """
+    from codetune.interrupt import unhurried
     from codetune.models.nano import packages, story
     from codetune.models.nano.recipe import Recipe
     from codetune.models.nano.train import Budget
@@ -61,7 +63,8 @@ def train(
     with progress_shown(quiet=quiet) as progress:
         admitted = story.prepare(recipe, folders, chosen, progress)
         budget = Budget(tokens=tokens, minutes=minutes)
-        done = story.train(recipe, folders, budget, progress, device, longer=longer)
+        with unhurried(signal.SIGTERM):  # which saves the weights first
+            done = story.train(recipe, folders, budget, progress, device, longer=longer)
         if not done:
             progress.say("Stopped; the checkpoint is saved. Run the same command to go on.")
             return

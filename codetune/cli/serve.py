@@ -45,6 +45,7 @@ def serve(
     from codetune.api.app import create_app
     from codetune.api.guard import LOOPBACK
     from codetune.api.server import Server, listen
+    from codetune.interrupt import exit_status
     from codetune.serving.config import ServingOptions
     from codetune.serving.local import local_completer
 
@@ -63,8 +64,9 @@ def serve(
                 app, completer.engine, lambda: _say_hello(f"http://{shown}:{port}", completer)
             )
             server.run([listener])
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("Stopped.")
+            raise click.exceptions.Exit(exit_status(error)) from error
         finally:
             completer.engine.close()
 

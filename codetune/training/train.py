@@ -77,7 +77,7 @@ class _Run:
     progress: Progress
 
     def go(self) -> Mapping[str, Any]:
-        from codetune.training.interrupt import ends_soon
+        from codetune.interrupt import ends_soon
         from codetune.training.metrics import draw_curve, run_log
 
         with ends_soon(), run_log(self.folder) as log, _quiet_libraries():

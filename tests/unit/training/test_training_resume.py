@@ -126,7 +126,7 @@ def blocked() -> None:
     """A torch call that Python cannot interrupt, as one backward pass of a large model."""
     import torch
 
-    from codetune.training.interrupt import ends_soon
+    from codetune.interrupt import ends_soon
 
     torch.set_num_threads(1)
     x = torch.randn(5000, 5000, dtype=torch.float64)  # half a minute of one call
