@@ -14,7 +14,7 @@ from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
 from codetune.dataset.workers import Workers
 from codetune.models.prompts import Renderer
-from codetune.models.tokens import TokenStore
+from codetune.models.tokens import STREAMS, Ids, TokenStore
 from codetune.progress import Progress
 from codetune.records import Document
 from codetune.similarity import NearDuplicates, fingerprint
@@ -33,11 +33,9 @@ class Marking:
     def __call__(self, documents: list[Document]) -> tuple[set[str], Any]:
         """Keys of near-duplicate candidates, and numbers of windows found."""
         keys: set[str] = set()
-        numbers = [np.empty(0, np.int64)]
         for document in documents:
             keys |= {key for key, _ in self._similar.find_all(fingerprint(document.text))}
-            numbers.append(self._windows.find(document.text))
-        return keys, np.unique(np.concatenate(numbers))
+        return keys, self._windows.find(d.text.encode("utf-8", "replace") for d in documents)
 
 
 @dataclass
@@ -125,11 +123,8 @@ class Looking:
     def __call__(self, part: tuple[Path, int, int]) -> tuple[int, Any]:
         """How many texts stand in examples first..last of a store, and the windows found."""
         path, first, last = part
-        numbers, texts = [np.empty(0, np.int64)], 0
-        for text in decoded(TokenStore.open(path), self._renderer, first, last):
-            numbers.append(self._windows.find(text))
-            texts += 1
-        return texts, np.unique(np.concatenate(numbers))
+        texts = list(decoded(TokenStore.open(path), self._renderer, first, last))
+        return len(texts), self._windows.find(texts)
 
 
 def measure(
@@ -180,39 +175,38 @@ def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
         yield "fim " + row["id"], telling_windows(before + row["middle"] + after, [middle])
 
 
-def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Iterator[str]:
+def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Iterator[bytes]:
     """The text of every file: its next-token pieces joined, then each of its FIM regions."""
-    streams, documents = store.streams, store.documents
+    streams, documents = store.streams[first:last].tolist(), store.documents[first:last].tolist()
+    file = None
     pieces: list[bytes] = []
-    for number in range(first, last):
-        if pieces and documents[number] != documents[number - 1]:
-            yield b"".join(pieces).decode("utf-8", "replace")
+    for ids, stream, document in zip(store.run(first, last), streams, documents, strict=True):
+        if pieces and document != file:
+            yield b"".join(pieces)
             pieces = []
-        ids = _without_header(store[number][0].tolist(), renderer)
-        if streams[number] == 0:
-            pieces.append(renderer.decode_bytes(ids))
-        else:
+        file = document
+        if STREAMS[stream] == "fim":
             yield _fim_text(ids, renderer)
+        else:
+            pieces.append(_piece(ids, renderer))
     if pieces:
-        yield b"".join(pieces).decode("utf-8", "replace")
+        yield b"".join(pieces)
 
 
-def _without_header(ids: list[int], renderer: Renderer) -> list[int]:
-    """The ids behind the header, whose path ends with a line break."""
+def _piece(ids: Ids, renderer: Renderer) -> bytes:
+    """A next-token example without its header, whose path ends with a line break."""
     fim = renderer.fim
     if fim is None or fim.file is None or fim.repo is None or fim.repo not in ids[:2]:
-        return ids
-    at = ids.index(fim.file) + 1
-    while at < len(ids) and b"\n" not in renderer.decode_bytes(ids[at : at + 1]):
-        at += 1
-    return ids[at + 1 :]
+        return renderer.decode_bytes(ids)
+    path = int((ids == fim.file).argmax()) + 1
+    return renderer.decode_bytes(ids[path:]).partition(b"\n")[2]
 
 
-def _fim_text(ids: list[int], renderer: Renderer) -> str:
+def _fim_text(ids: Ids, renderer: Renderer) -> bytes:
     """The region of the file that a FIM example was made of."""
     fim = renderer.fim
     assert fim is not None
-    one, two, three = (ids.index(mark) for mark in (fim.prefix, fim.suffix, fim.middle))
+    one, two, three = (int((ids == m).argmax()) for m in (fim.prefix, fim.suffix, fim.middle))
     before, behind, rest = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 :]
     # Suffix-prefix-middle keeps prefix and middle together, behind the mark.
-    return renderer.decode_bytes([*before, *rest, *behind]).decode("utf-8", "replace")
+    return renderer.decode_bytes(np.concatenate([before, rest, behind]))

@@ -8,13 +8,13 @@ at least eight different tokens, so that a table of zeros is none. Thirty-two su
 about three full lines: shorter matches are idiom, not memory.
 
 Windows are compared by 64-bit polynomial hashes (Karp and Rabin 1987), so that a training
-corpus of any size streams past a small set of held-out windows.
+corpus of any size streams past a small set of held-out windows. Many texts are looked through
+at once: what a library call costs would otherwise be most of the time.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,18 +26,17 @@ DIFFERENT = 8  # tokens in it that differ, at least
 Hashes = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
 
-_WORD = np.zeros(256, dtype=np.bool_)
-_WORD[[b for b in range(256) if b >= 128 or chr(b).isalnum() or b == ord("_")]] = True
-_BLANK = np.zeros(256, dtype=np.bool_)
-_BLANK[list(b" \t\r\n\f\v\0")] = True
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
-_INVERSE = pow(_BASE, -1, 1 << 64)
-_FILTER_BITS = 24
-_TRIVIAL = re.compile(
-    rb"^[^\w\n\x80-\xff]*(?:[\w\x80-\xff]+[^\w\n\x80-\xff]*)?$"  # one word at most
-    rb"|^[ \t]*(?:import|from|use|using|package|require|include|export \*|#[ \t]*include)\b[^\n]*$",
-    re.M,
-)
+_MARK, _WORD, _BREAK = 1, 2, 3  # kinds of bytes; 0 is a blank
+_KINDS = np.full(256, _MARK, np.uint8)
+_KINDS[[b for b in range(256) if b >= 128 or chr(b).isalnum() or b == ord("_")]] = _WORD
+_KINDS[list(b" \t\r\f\v\0")] = 0
+_KINDS[ord("\n")] = _BREAK
+_MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)  # of the first bytes
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_LONGEST = 256  # bytes of a word that count, beside its length
+_BLOCK = 1 << 18  # bytes that are looked through at once: what a processor's cache holds
+_BORDER = b"\n\x1e end of text \x1e\n"  # between two of them: no window reaches over it
+_FILTER_BITS = 22
 
 
 @dataclass(frozen=True)
@@ -76,16 +75,18 @@ def telling_windows(text: str, over: Sequence[tuple[int, int]] | None = None) ->
 
 def _windows(text: str) -> tuple[Windows, Hashes]:
     """All windows, and the tokens they are made of."""
-    data = text.encode("utf-8", "replace")
-    tokens, starts, ends = _tokens(data)
-    count = len(tokens) - LENGTH + 1
-    if count <= 0:
-        empty = np.empty(0, np.int64)
-        return Windows(np.empty(0, np.uint64), empty, empty), tokens
-    sums = np.zeros(len(tokens) + 1, np.uint64)
-    np.cumsum(tokens * _powers(_BASE, len(tokens)), out=sums[1:])
-    hashes = (sums[LENGTH:] - sums[:-LENGTH]) * _powers(_INVERSE, count)
-    return Windows(hashes, starts[:count], ends[LENGTH - 1 :]), tokens
+    tokens, starts, ends = _tokens(text.encode("utf-8", "replace"))
+    hashes = _rolled(tokens)
+    return Windows(hashes, starts[: len(hashes)], ends[LENGTH - 1 :]), tokens
+
+
+def _rolled(tokens: Hashes) -> Hashes:
+    """The hash of every run of `LENGTH` tokens, from those of runs half as long."""
+    width, power = 1, int(_ODD)
+    while width < LENGTH:
+        tokens = tokens[:-width] * np.uint64(power) + tokens[width:]
+        width, power = 2 * width, power * power % (1 << 64)
+    return tokens
 
 
 class WindowSet:
@@ -100,15 +101,19 @@ class WindowSet:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def find(self, text: str) -> Offsets:
-        """The numbers of the windows that stand in `text`."""
-        hashes = windows_of(text).hashes
+    def find(self, texts: Iterable[bytes]) -> Offsets:
+        """The numbers of the windows that stand in one of the texts, which are UTF-8."""
+        found = [self._find(_rolled(_tokens(block)[0])) for block in _blocks(texts)]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def _find(self, hashes: Hashes) -> Offsets:
         # One look into a small table spares nearly every window the binary search.
         hashes = hashes[self._filter[hashes >> np.uint64(64 - _FILTER_BITS)]]
         if not len(hashes) or not len(self._hashes):
             return np.empty(0, np.int64)
         places = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        return np.unique(places[self._hashes[places] == hashes])
+        found: Offsets = places[self._hashes[places] == hashes]
+        return found
 
     def mark(self, numbers: Offsets) -> None:
         """Remember windows that `find` found."""
@@ -121,37 +126,74 @@ class WindowSet:
         return self._marked[np.searchsorted(self._hashes, windows.hashes)]
 
 
+def _blocks(texts: Iterable[bytes]) -> Iterator[bytes]:
+    run: list[bytes] = []
+    size = 0
+    for text in texts:
+        run.append(text)
+        size += len(text)
+        if size >= _BLOCK:
+            yield _BORDER.join(run)
+            run, size = [], 0
+    yield _BORDER.join(run)
+
+
 def _tokens(data: bytes) -> tuple[Hashes, Offsets, Offsets]:
     """Hash, first byte and end of every token on a line that tells something."""
-    # Blanked out, not cut out: offsets stay those of the text.
-    data = _TRIVIAL.sub(lambda match: b" " * len(match[0]), data)
-    codes = np.frombuffer(data, np.uint8)
-    if not len(codes):
-        empty = np.empty(0, np.int64)
-        return np.empty(0, np.uint64), empty, empty
-    word, blank = _WORD[codes], _BLANK[codes]
-    begins = ~blank
-    begins[1:] &= ~(word[1:] & word[:-1])
-    stops = np.flatnonzero(~blank & np.append(begins[1:] | blank[1:], True)) + 1
-    starts = np.flatnonzero(begins)
-    sums = np.zeros(len(codes) + 1, np.uint64)
-    np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * _powers(_BASE, len(codes)), out=sums[1:])
-    inverses = _powers(_INVERSE, len(codes))
-    mixed = (sums[stops] - sums[starts]) * inverses[starts]
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xC2B2AE3D27D4EB4F)
-    mixed ^= mixed >> np.uint64(32)
-    return mixed, starts, stops
+    kinds = _KINDS[np.frombuffer(data, np.uint8)]
+    word = kinds == _WORD
+    inside = word[1:] & word[:-1]  # from one byte to the next, within a word
+    begins, stops = kinds > 0, kinds > 0
+    begins[1:] &= ~inside
+    stops[:-1] &= ~inside
+    starts, ends = np.flatnonzero(begins), np.flatnonzero(stops) + 1
+    hashes = _hashes(data, starts, ends)
+    kept = _telling(kinds[starts], hashes)
+    return hashes[kept], starts[kept], ends[kept]
 
 
-_POWERS: dict[int, Hashes] = {}
+def _hashes(data: bytes, starts: Offsets, ends: Offsets) -> Hashes:
+    """Of every token, eight bytes at a time."""
+    # Every byte offset seen as a little-endian 64-bit word, without copying.
+    words = np.ndarray((len(data) + 1,), "<u8", buffer=data + bytes(8), strides=(1,))
+    lengths = ends - starts
+    mixed = _mixed(words[starts] & _MASKS[np.minimum(lengths, 8)])
+    longer, done = np.flatnonzero(lengths > 8), 8
+    while len(longer) and done < _LONGEST:
+        piece = words[starts[longer] + done] & _MASKS[np.minimum(lengths[longer] - done, 8)]
+        mixed[longer] = _mixed(mixed[longer] ^ piece)
+        done += 8
+        longer = longer[lengths[longer] > done]
+    mixed[longer] ^= lengths[longer].astype(np.uint64)
+    return mixed
 
 
-def _powers(base: int, count: int) -> Hashes:
-    """`base`^0, `base`^1 … modulo 2^64; the longest run asked for is kept."""
-    known = _POWERS.get(base)
-    if known is None or len(known) < count:
-        steps = np.full(max(count, 1 << 18), base, np.uint64)
-        steps[0] = 1
-        known = _POWERS[base] = np.cumprod(steps, dtype=np.uint64)
-    return known[:count]
+def _mixed(hashes: Hashes) -> Hashes:
+    hashes = hashes * _ODD
+    hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _telling(kinds: npt.NDArray[np.uint8], hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """Which tokens count: those of lines with two words at least that are no import."""
+    if not len(kinds):
+        return np.empty(0, np.bool_)
+    breaks = np.flatnonzero(kinds == _BREAK)
+    first, last = np.append(0, breaks + 1), np.append(breaks, len(kinds))
+    words = np.append(0, np.cumsum(kinds == _WORD))
+    one = hashes[np.minimum(first, len(kinds) - 1)]
+    two = hashes[np.minimum(first + 1, len(kinds) - 1)]
+    telling = words[last] - words[first] > 1
+    telling &= ~(np.isin(one, _IMPORTS) | np.isin(one ^ (two >> np.uint64(1)), _IMPORT_PAIRS))
+    kept: npt.NDArray[np.bool_] = np.repeat(telling, last - first + 1)[: len(kinds)]
+    kept &= kinds != _BREAK
+    return kept
+
+
+def _hashes_of(words: str) -> Hashes:
+    parts = [word.encode() for word in words.split()]
+    return np.concatenate([_hashes(p, np.array([0]), np.array([len(p)])) for p in parts])
+
+
+_IMPORTS = _hashes_of("import from use using package require include")
+_IMPORT_PAIRS = _hashes_of("# export") ^ (_hashes_of("include *") >> np.uint64(1))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,6 +74,12 @@ class TokenStore:
         row = self._index[number]
         start = int(row["offset"])
         return self._tokens[start : start + int(row["length"])], int(row["loss_from"])
+
+    def run(self, first: int, last: int) -> Iterator[Ids]:
+        """The ids of the examples first..last, in order."""
+        tokens, rows = np.asarray(self._tokens), self._index[first:last]
+        for start, length in zip(rows["offset"].tolist(), rows["length"].tolist(), strict=True):
+            yield tokens[start : start + length]
 
     @property
     def tokens(self) -> int:

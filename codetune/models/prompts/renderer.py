@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from codetune.errors import ModelError
 from codetune.models.prompts.chat import CHATML, PLAIN, ChatTemplate, Message
 from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
 from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
-from codetune.models.prompts.words import Ids, Places, byte_table, words_of
+from codetune.models.prompts.words import Ids, Places, token_bytes, words_of
 
 Order = Literal["psm", "spm"]
 
@@ -50,7 +51,7 @@ class Renderer:
             key: _name(value) for key, value in config.items() if key.endswith("_token") and value
         }
         self._control = frozenset(self.markup.values())
-        self._bytes = byte_table(spec, self.vocab_size)
+        self._bytes = token_bytes(spec, self.vocab_size)
         added = {token["content"] for token in spec.get("added_tokens") or []}
         plain_added = not added <= self.markup.keys()
         self._words = words_of(spec, self._plain, self._bytes, plain_added)
@@ -211,11 +212,11 @@ class Renderer:
             ids = [i for i in ids if i not in self._control]
         return str(self._full.decode([int(i) for i in ids], skip_special_tokens=False))
 
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> bytes:
         """The UTF-8 bytes of `ids` without control tokens; fast, for checking whole corpora."""
         if self._bytes is not None:
-            return b"".join(map(self._bytes.__getitem__, ids))
-        return self.decode(ids).encode()
+            return self._bytes.join(np.asarray(ids, np.int64))
+        return self.decode(list(ids)).encode()
 
     @cached_property
     def _chat(self) -> ChatTemplate:

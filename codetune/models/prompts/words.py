@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,12 +44,12 @@ class Words:
         self,
         pattern: re.Pattern[str],
         tokenizer: Tokenizer,
-        token_bytes: Sequence[bytes],
+        token_bytes: TokenBytes,
         foreign: bool,
     ) -> None:
         """`foreign`: texts beyond ASCII can be split by their shadow."""
         self._pattern, self._foreign = pattern, foreign
-        self._lengths = np.array([len(token) for token in token_bytes], np.int64)
+        self._lengths = token_bytes.lengths
         self._known = _Known(tokenizer.model)
 
     def encode(self, text: str) -> tuple[Ids, Places] | None:
@@ -117,7 +116,7 @@ class _Shadow(dict[int, int]):
 
 
 def words_of(
-    spec: dict[str, Any], plain: Tokenizer, token_bytes: Sequence[bytes] | None, plain_added: bool
+    spec: dict[str, Any], plain: Tokenizer, token_bytes: TokenBytes | None, plain_added: bool
 ) -> Words | None:
     """The dictionary for a parsed tokenizer.json; None where it would not give the ids of `plain`.
 
@@ -147,19 +146,35 @@ def words_of(
     return words if agree(words, _PROBE) else None
 
 
-def byte_table(spec: dict[str, Any], size: int) -> list[bytes] | None:
-    """The bytes of every token of a byte-level BPE; empty for control tokens and gaps."""
+class TokenBytes:
+    """The bytes of every token of a byte-level BPE; none for control tokens and gaps."""
+
+    def __init__(self, table: list[bytes]) -> None:
+        self.lengths = np.array([len(token) for token in table], np.int64)
+        self._firsts = np.cumsum(self.lengths) - self.lengths
+        self._all = np.frombuffer(b"".join(table), np.uint8)
+
+    def join(self, ids: npt.NDArray[np.integer[Any]]) -> bytes:
+        """The bytes of these tokens."""
+        lengths = self.lengths[ids]
+        ends = np.cumsum(lengths)
+        places = np.repeat(self._firsts[ids] - ends + lengths, lengths)
+        return self._all[places + np.arange(len(places))].tobytes()
+
+
+def token_bytes(spec: dict[str, Any], size: int) -> TokenBytes | None:
+    """The bytes of a vocabulary of `size` tokens; None where they are not in tokenizer.json."""
     steps = _steps(spec)
     if not steps or steps[-1].get("type") != "ByteLevel" or spec["model"].get("type") != "BPE":
         return None
-    letters = {letter: byte for byte, letter in _LETTERS.items()}
+    letters = {ord(letter): chr(byte) for byte, letter in _LETTERS.items()}
     table = [b""] * size
     for name, number in spec["model"]["vocab"].items():
-        if all(letter in letters for letter in name):
-            table[number] = bytes(letters[letter] for letter in name)
+        if letters.keys() >= set(map(ord, name)):
+            table[number] = name.translate(letters).encode("latin-1")
     for token in spec.get("added_tokens") or []:
         table[token["id"]] = b""
-    return table
+    return TokenBytes(table)
 
 
 def _letters() -> dict[int, str]:

@@ -22,7 +22,7 @@ TELLING = "".join(f"result_{n} = compute(alpha_{n}, beta[{n}])\n" for n in range
 
 def found(held_out: str, training: str) -> int:
     known = WindowSet([telling_windows(held_out).hashes])
-    return len(known.find(training))
+    return len(known.find([training.encode()]))
 
 
 def test_copied_lines_are_found_however_they_are_indented() -> None:
@@ -81,7 +81,7 @@ def test_only_leaked_lines_are_taken_out() -> None:
     candidate = Candidate(document("a.py", text), "time", [(5, len(text))], whole=True)
     windows = candidate_windows(candidate)
     known = WindowSet([windows.hashes])
-    known.mark(known.find("x = 1\n" + TELLING))
+    known.mark(known.find([("x = 1\n" + TELLING).encode()]))
     scored, removed = without_leaks(candidate, windows, known)
     assert removed == 1
     assert [text[a:b] for a, b in scored.regions] == [head[5:], tail]
