@@ -11,6 +11,7 @@ from typing import Any
 from codetune.artifacts import Artifact, run_stage
 from codetune.dataset.catalogue import batches, read_catalogue, read_documents
 from codetune.dataset.config import DatasetOptions
+from codetune.dataset.encoded import forget_renderer, renderer_of
 from codetune.dataset.examples import Packed, Packing
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.leakage import Purged, measure, purge
@@ -27,6 +28,7 @@ from codetune.records import Document, Repository
 
 VERSION = 1  # raised when the same inputs give other files
 _BATCH = 500_000  # characters that a process gets at a time
+_PACKED = 4  # bytes of text in a byte of documents.parquet, about
 
 
 def build(
@@ -49,15 +51,19 @@ def build(
         DatasetError: the options do not suit the base, or there is too little text.
         ModelError: the tokenizer cannot be used.
     """
-    renderer = Renderer.from_folder(base)
+    renderer = renderer_of(base)
     recipe = resolve(options, renderer, base, repository)
-    work = _Build(cleaned / "documents.parquet", base, renderer, options, recipe, progress)
-    work.processes = processes
+    documents = cleaned / "documents.parquet"
+    work = _Build(documents, base, renderer, options, recipe, progress)
+    work.processes = processes or processes_for(documents.stat().st_size * _PACKED)
     inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
     if options.replay_share:
         inputs["replay"] = replay_digest()
     config = options.model_dump() | {"recipe": asdict(recipe), "version": VERSION}
-    return run_stage("dataset", folder, config, inputs, work.make)
+    try:
+        return run_stage("dataset", folder, config, inputs, work.make)
+    finally:
+        forget_renderer()
 
 
 @dataclass
@@ -68,21 +74,22 @@ class _Build:
     options: DatasetOptions
     recipe: Recipe
     progress: Progress
-    processes: int | None = None
+    processes: int = 1
     replay: Sequence[Document] = ()
 
     def make(self, folder: Path) -> dict[str, Any]:
         """The stage: split, purge, write what is held out, write examples, measure."""
-        with self.progress.task("Choosing what to hold out"):
-            entries = read_catalogue(self.documents)
-            if not entries:
-                raise DatasetError("The corpus holds no documents.")
-            parts = split(self.documents, entries, self.options)
-        share = self.options.replay_share
-        self.replay = replay_documents(
-            round(parts.training_bytes * share / (1 - share)), self.options.seed
-        )
-        with Workers(self.processes or processes_for(parts.training_bytes)) as workers:
+        with Workers(self.processes) as workers:
+            workers.prepare(Packing, (self.base, self.recipe))  # meanwhile, they start
+            with self.progress.task("Choosing what to hold out"):
+                entries = read_catalogue(self.documents)
+                if not entries:
+                    raise DatasetError("The corpus holds no documents.")
+                parts = split(self.documents, entries, self.options)
+            share = self.options.replay_share
+            self.replay = replay_documents(
+                round(parts.training_bytes * share / (1 - share)), self.options.seed
+            )
             return self._make(folder, parts, workers)
 
     def _make(self, folder: Path, parts: Split, workers: Workers) -> dict[str, Any]:

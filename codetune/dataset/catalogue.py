@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codetune.records import Document
+from codetune.tables import take
 
 _TEXTLESS = [f.name for f in fields(Document) if f.name not in ("text", "redactions", "licence")]
 _COLUMNS = [f.name for f in fields(Document)]
@@ -49,7 +50,6 @@ def read_catalogue(documents: Path) -> list[Entry]:
 
 def read_documents(documents: Path, rows: Sequence[int] | None = None) -> Iterator[Document]:
     """The documents at `rows` (all, if None) in file order, one row group in memory at a time."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     wanted = None if rows is None else sorted(rows)
@@ -63,7 +63,7 @@ def read_documents(documents: Path, rows: Sequence[int] | None = None) -> Iterat
                 taken += 1
             if wanted is None or inside:
                 table = file.read_row_group(group, columns=_COLUMNS)
-                table = table if wanted is None else table.take(pa.array(inside))
+                table = table if wanted is None else take(table, inside)
                 for row in table.to_pylist():
                     yield Document(**row)
             first = end

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +15,21 @@ from codetune.models.prompts import Ids, Places, Renderer
 _SAFE = re.compile(r"(?<=\S\n)(?=\S)")
 _SAFE_INDENTED = re.compile(r"(?<=\n)(?=[ \t]*\S)")
 _PROBES = (("a\n", "    b"), ("f():\n\n", "\tb c"), ("{\n  \n", "  x"), (")\n", "        }\n\n"))
+
+
+def renderer_of(base: Path) -> Renderer:
+    """The base's renderer, read once in a process: the words it has met stay known."""
+    return _renderer(base, Renderer.digest_of(base))
+
+
+@lru_cache(maxsize=1)
+def _renderer(base: Path, digest: str) -> Renderer:
+    return Renderer.from_folder(base)
+
+
+def forget_renderer() -> None:
+    """Let the renderer of `renderer_of` go."""
+    _renderer.cache_clear()
 
 
 class Encoder:

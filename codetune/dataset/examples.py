@@ -22,11 +22,11 @@ import numpy as np
 
 from codetune.dataset.catalogue import seeded
 from codetune.dataset.chunks import chunk_borders
-from codetune.dataset.encoded import Encoded, Encoder
+from codetune.dataset.encoded import Encoded, Encoder, renderer_of
 from codetune.dataset.recipe import Recipe
 from codetune.dataset.spans import SpanChooser
 from codetune.dataset.table import COLUMNS, pack_rows
-from codetune.models.prompts import Ids, Order, Renderer
+from codetune.models.prompts import Ids, Order
 from codetune.models.tokens import INDEX, STREAMS, Index, token_type
 from codetune.records import Document
 from codetune.syntax.parse import Span
@@ -63,7 +63,7 @@ class Rendering:
     """Makes the examples of a batch of documents."""
 
     def __init__(self, base: Path, recipe: Recipe) -> None:
-        self.renderer = Renderer.from_folder(base)
+        self.renderer = renderer_of(base)
         self.encoder = Encoder(self.renderer)
         self.recipe = recipe
 

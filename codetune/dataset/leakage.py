@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from codetune.dataset.encoded import renderer_of
 from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
@@ -118,7 +119,7 @@ class Looking:
     """Reads training text out of a token store and looks for held-out windows in it."""
 
     def __init__(self, base: Path, windows: WindowSet) -> None:
-        self._renderer, self._windows = Renderer.from_folder(base), windows
+        self._renderer, self._windows = renderer_of(base), windows
 
     def __call__(self, part: tuple[Path, int, int]) -> tuple[int, Any]:
         """How many texts stand in examples first..last of a store, and the windows found."""

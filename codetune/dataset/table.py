@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from codetune.records import Example, Fim, Provenance
-from codetune.tables import read_rows
+from codetune.tables import batch_of, read_rows, schema_of
 
 COLUMNS = {
     "id": "string",
@@ -91,16 +91,9 @@ class ExamplesFile:
 
 def pack_rows(columns: Mapping[str, Sequence[Any]]) -> bytes:
     """Rows, given as columns, in Arrow's own form: what passes between processes as it is."""
-    import pyarrow as pa
-
-    batch = pa.RecordBatch.from_pydict(dict(columns), schema=_schema())
-    return bytes(batch.serialize())
+    return bytes(batch_of(columns, _schema()).serialize())
 
 
 @cache
 def _schema() -> Any:
-    import pyarrow as pa
-
-    kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
-    kinds |= {"bool": pa.bool_()}
-    return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    return schema_of(COLUMNS)

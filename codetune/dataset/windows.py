@@ -34,7 +34,7 @@ _KINDS[ord("\n")] = _BREAK
 _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)  # of the first bytes
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _LONGEST = 256  # bytes of a word that count, beside its length
-_BLOCK = 1 << 18  # bytes that are looked through at once: what a processor's cache holds
+_BLOCK = 1 << 16  # bytes that are looked through at once: what a processor's cache holds
 _BORDER = b"\n\x1e end of text \x1e\n"  # between two of them: no window reaches over it
 _FILTER_BITS = 22
 

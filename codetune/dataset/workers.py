@@ -51,6 +51,18 @@ class Workers:
         for worker in self._all:
             worker.stop()
 
+    def prepare(
+        self, make: Callable[..., Callable[[Item], Result]], arguments: tuple[Any, ...]
+    ) -> None:
+        """Start the processes and have them call `make(*arguments)`; its errors come with `map`."""
+        if self.processes <= 1:
+            return
+        while len(self._all) < self.processes:
+            self._all.append(_Worker())
+            self._free.put(self._all[-1])
+        for worker in self._all:
+            worker.prepare(make, arguments)
+
     def map(
         self,
         make: Callable[..., Callable[[Item], Result]],
@@ -67,11 +79,7 @@ class Workers:
         if self.processes <= 1:
             yield from map(make(*arguments), items)
             return
-        while len(self._all) < self.processes:
-            self._all.append(_Worker())
-            self._free.put(self._all[-1])
-        for worker in self._all:
-            worker.prepare(make, arguments)
+        self.prepare(make, arguments)
         pending: deque[Future[Any]] = deque()
         threads = ThreadPoolExecutor(self.processes)
         try:
@@ -160,26 +168,28 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a stray print must not end up among the answers
     requests = sys.stdin.buffer
+    gc.set_threshold(200_000, 20, 100)  # much is made here, and little of it in cycles
+    made: bool = False
+    work: Any = None
     try:
-        make: Callable[..., Any] | None = None
-        arguments: tuple[Any, ...] = ()
-        work: Callable[[Any], Any] | None = None
-        gc.set_threshold(200_000, 20, 100)  # much is made here, and little of it in cycles
         while True:
-            new, value = pickle.load(requests)  # noqa: S301 - from our own parent
-            if new is not None:
-                make, arguments, work = new, value, None
+            make, value = pickle.load(requests)  # noqa: S301 - from our own parent
+            if make is not None:
+                made, work = _attempt(make, value)
                 continue
-            assert make is not None
-            try:
-                work = work or make(*arguments)
-                answer = True, work(value)
-            except Exception as error:
-                answer = False, error
+            answer = _attempt(work, (value,)) if made else (False, work)
             pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
             answers.flush()
     except (EOFError, BrokenPipeError):
         return
+
+
+def _attempt(call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    """Whether it went well, and the result or the error."""
+    try:
+        return True, call(*arguments)
+    except Exception as error:
+        return False, error
 
 
 if __name__ == "__main__":
