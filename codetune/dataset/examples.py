@@ -144,6 +144,7 @@ class _FileExamples:
             self.encoded.lines,
             recipe.mix,
             (recipe.minimum_span, recipe.maximum_span),
+            wanted / total,
         )
         misses = 0
         while wanted > 0 and misses < 20:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from random import Random
 
 from codetune.models.prompts import Places
 from codetune.syntax.parse import Span, fim_spans
 
 _MOST_LINES = 4
+_STRATUM = 4096  # characters
+_LOOKED_THROUGH = 0.25  # of each, if the text is drawn from once
 _REST_OF_LINE = 0.7  # the share of line spans that start where a cursor may stand in a line
 _AT_WORD = 0.7  # the share of those whose cursor stands at the start of a word, not inside one
 
@@ -24,31 +25,45 @@ class SpanChooser:
         lines: Places,
         mix: tuple[float, float, float],
         sizes: tuple[int, int],
+        passes: float,
     ) -> None:
         """`sizes` are the bytes of a syntax span, at least and at most; the latter of any span.
 
-        `mix` holds the shares of syntax, line and random spans.
+        `mix` holds the shares of syntax, line and random spans; `passes` says how often the
+        text will be drawn from: the more often, the more of it is looked through for spans.
         """
         self._text, self._language, self._lines, self._sizes = text, language, lines, sizes
         self._shares = mix
+        self._stretch = math.ceil(_STRATUM * min(1.0, _LOOKED_THROUGH * passes))
+        self._by_kind: dict[str, list[Span]] | None = None
 
     def draw(self, random: Random) -> Span | None:
         """One span, of kind "syntax:body", "line", "lines" or "random"; None if it was a blank."""
         source = random.choices(("syntax", "line", "random"), self._shares)[0]
-        if source == "syntax" and self._by_kind:
-            kind = random.choice(list(self._by_kind))
-            span = random.choice(self._by_kind[kind])
-            return Span(f"syntax:{kind}", span.start, span.end)
+        if source == "syntax":
+            if self._by_kind is None:
+                self._by_kind = self._syntax_spans(random)
+            if self._by_kind:
+                kind = random.choice(list(self._by_kind))
+                span = random.choice(self._by_kind[kind])
+                return Span(f"syntax:{kind}", span.start, span.end)
         if source == "random":
             return self._random(random)
         return line_span(self._text, self._lines, random.randrange(len(self._lines)), random)
 
-    @cached_property
-    def _by_kind(self) -> dict[str, list[Span]]:
-        """Parsing costs most of the time here, and not every file's draws ask for it."""
+    def _syntax_spans(self, random: Random) -> dict[str, list[Span]]:
+        """By kind, the spans that start in a random stretch of every few thousand characters.
+
+        Few are drawn, and in a large file all of them would take longer to list than to parse.
+        """
         found: dict[str, list[Span]] = {}
-        minimum, maximum = self._sizes
-        for span in fim_spans(self._text, self._language, minimum=minimum, maximum=maximum):
+        length, minimum, maximum = len(self._text), *self._sizes
+        starts = range(0, length, _STRATUM) if length > 2 * _STRATUM else ()
+        places = [at + random.randrange(_STRATUM - self._stretch + 1) for at in starts]
+        within = [(min(p, length), min(p + self._stretch, length)) for p in places] or None
+        for span in fim_spans(
+            self._text, self._language, minimum=minimum, maximum=maximum, within=within
+        ):
             found.setdefault(span.kind, []).append(span)
         return found
 

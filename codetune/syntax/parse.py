@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 _GRAMMARS: dict[str, tuple[str, str]] = {
     "python": ("tree_sitter_python", "language"),
@@ -38,7 +40,8 @@ _LONGEST_CHAIN = 400  # of one of "<", "=", ":" and "?" between two of ";", "{" 
 _BRACED = frozenset(_GRAMMARS) - {"python", "ruby", "bash"}
 _DEEPEST = 500  # brackets inside one another
 _STATEMENT_END = re.compile(rb"[;{}]")
-_BRACKETS = re.compile(rb"[(\[{)\]}]")
+_STEPS = np.zeros(256, np.int8)  # by brackets, into the depth and out of it
+_STEPS[list(b"([{")], _STEPS[list(b")]}")] = 1, -1
 
 _ARGUMENTS = frozenset({"argument_list", "arguments"})
 _PARAMETERS = frozenset(
@@ -154,11 +157,11 @@ _CONTAINERS = frozenset(
     }
 )
 _ATTRIBUTES = frozenset({"attribute_item", "inner_attribute_item"})  # Rust's #[…]
+_BLANKS = b" \t\n\r\f\v"
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A region of a text in characters, end exclusive.
 
     Kinds: body, block, condition, arguments, parameters, expression, statement, definition; and,
@@ -170,26 +173,40 @@ class Span:
     end: int
 
 
-def fim_spans(text: str, language: str, *, minimum: int = 50, maximum: int = 1000) -> list[Span]:
+def fim_spans(
+    text: str,
+    language: str,
+    *,
+    minimum: int = 50,
+    maximum: int = 1000,
+    within: Sequence[tuple[int, int]] | None = None,
+) -> list[Span]:
     """The regions a programmer may want filled in: `minimum` to `maximum` bytes of UTF-8 long.
 
     Brackets are left outside, and blanks at both ends. No two spans are equal, many are nested.
-    Returns [] for a language without a grammar. Sorted by start, outer before inner.
+    With `within`, only those whose node starts in one of these ranges of characters, which do not
+    overlap. Returns [] for a language without a grammar. Sorted by start, outer before inner.
     """
     root, data = _parse(text, language)
     if root is None:
         return []
+    ranges = [(0, len(data))] if within is None else _in_bytes(data, text, sorted(within))
+    lasts = [last for _, last in ranges]
     found: dict[tuple[int, int], str] = {}
     stack = [root]
     while stack:
         parent = stack.pop()
         for index, node in enumerate(parent.children):
+            start, end = node.start_byte, node.end_byte
             # A node shorter than the minimum holds no span: most of the tree is never visited.
-            if node.end_byte - node.start_byte < minimum:
+            if end - start < minimum:
+                continue
+            near = bisect_right(lasts, start)  # the range that `start` is in, or the next one
+            if near == len(ranges) or end <= ranges[near][0]:
                 continue
             stack.append(node)
             kind = _kind(node, parent.field_name_for_child(index))
-            if kind is None or node.has_error:
+            if kind is None or start < ranges[near][0] or node.has_error:
                 continue
             start, end = _interior(node, data)
             if minimum <= end - start <= maximum:
@@ -245,8 +262,12 @@ def _members(root: Any, largest: int) -> Iterator[Any]:
 
 def _kind(node: Any, field: str | None) -> str | None:
     """What a node is to a programmer; None for one that is no use as a span."""
-    name: str = node.type
-    if not node.is_named or name in _ATTRIBUTES:
+    return _kind_of(node.type, field) if node.is_named else None
+
+
+@functools.cache
+def _kind_of(name: str, field: str | None) -> str | None:
+    if name in _ATTRIBUTES:
         return None
     if field == "condition":
         return "condition"
@@ -273,7 +294,7 @@ def _interior(node: Any, data: bytes) -> tuple[int, int]:
     """Byte offsets of a node without its brackets and without blanks at the ends."""
     start, end = node.start_byte, node.end_byte
     count = node.child_count
-    if count >= 2:
+    if count >= 2 and data[start] in b"([{" and data[end - 1] in b")]}":
         first, last = node.child(0), node.child(count - 1)
         if first.type in _OPENING and last.type in _CLOSING:
             start, end = first.end_byte, last.start_byte
@@ -281,9 +302,9 @@ def _interior(node: Any, data: bytes) -> tuple[int, int]:
 
 
 def _trimmed(start: int, end: int, data: bytes) -> tuple[int, int]:
-    while start < end and data[start : start + 1].isspace():
+    while start < end and data[start] in _BLANKS:
         start += 1
-    while end > start and data[end - 1 : end].isspace():
+    while end > start and data[end - 1] in _BLANKS:
         end -= 1
     return start, end
 
@@ -313,12 +334,10 @@ def _is_hostile(data: bytes, language: str) -> bool:
         for piece in _STATEMENT_END.split(data):
             if any(piece.count(mark) > _LONGEST_CHAIN for mark in marks):
                 return True
-    depth = deepest = 0
-    for run in _BRACKETS.findall(data):
-        depth += 1 if run in b"([{" else -1
-        depth = max(depth, 0)
-        deepest = max(deepest, depth)
-    return deepest > _DEEPEST
+    steps = _STEPS[np.frombuffer(data, np.uint8)]
+    depths = np.cumsum(steps[steps != 0], dtype=np.int64)
+    depths -= np.minimum(np.minimum.accumulate(depths), 0)  # one that closes nothing is skipped
+    return bool((depths > _DEEPEST).any())
 
 
 @functools.cache
@@ -327,6 +346,17 @@ def _grammar(language: str) -> Any:
 
     module, function = _GRAMMARS[language]
     return Language(getattr(importlib.import_module(module), function)())
+
+
+def _in_bytes(
+    data: bytes, text: str, ranges: Sequence[tuple[int, int]]
+) -> Sequence[tuple[int, int]]:
+    """Turn character offsets into byte offsets."""
+    if len(data) == len(text):
+        return ranges
+    places = np.array(ranges, np.int64).reshape(-1, 2)
+    firsts = np.flatnonzero(np.frombuffer(data, np.uint8) & 0xC0 != 0x80)  # bytes of characters
+    return [(a, b) for a, b in np.append(firsts, len(data))[places].tolist()]
 
 
 def _in_characters(data: bytes, text: str, spans: Iterable[Span]) -> list[Span]:
