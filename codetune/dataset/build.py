@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,16 @@ class _Build:
 
     def _make(self, folder: Path, parts: Split, workers: Workers) -> dict[str, Any]:
         purged = self._purge(parts, workers)
-        with self.progress.task("Writing what is held out"):
-            text = write_text(folder / "heldout.parquet", purged.scored, self.options)
-            if not text["rows"]:
-                raise self._nothing_held_out(purged)
-            fim_files = purged.scored if self.renderer.fim is not None else []
-            fim = write_fim(folder / "heldout_fim.parquet", fim_files, self.options)
-        training, replay, validation = self._write(folder, parts, purged, workers)
+        text = write_text(folder / "heldout.parquet", purged.scored, self.options)
+        if not text["rows"]:
+            raise self._nothing_held_out(purged)
+        fim_files = purged.scored if self.renderer.fim is not None else []
+        with ThreadPoolExecutor(1) as aside:  # while the processes make examples
+            writing = aside.submit(
+                write_fim, folder / "heldout_fim.parquet", fim_files, self.options
+            )
+            training, replay, validation = self._write(folder, parts, purged, workers)
+            fim = writing.result()
         leakage = measure(folder, self.base, self.progress, workers)
         self._say(training, text, fim)
         fim_leaks = fim.pop("leaked", 0)

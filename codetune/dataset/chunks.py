@@ -24,7 +24,7 @@ def chunk_borders(encoded: Encoded, language: str, room: int) -> list[int]:
     spans = top_level_spans(encoded.text, language, largest=room * _CHARACTERS_PER_TOKEN)
     definitions = _tokens_at(encoded, _line_starts(encoded, [span.start for span in spans]))
     lines = _tokens_at(encoded, encoded.lines)
-    paragraphs = _tokens_at(encoded, _after_blank_lines(encoded))
+    paragraphs = _tokens_at(encoded, encoded.paragraphs)
     borders = [0]
     while total - borders[-1] > room:
         start = borders[-1]
@@ -63,8 +63,3 @@ def _line_starts(encoded: Encoded, characters: list[int]) -> Places:
     """The starts of the lines on which these characters stand: indentation belongs to the code."""
     at = np.searchsorted(encoded.lines, np.array(characters, np.int64), side="right") - 1
     return np.unique(encoded.lines[at])
-
-
-def _after_blank_lines(encoded: Encoded) -> Places:
-    text, lines = encoded.text, encoded.lines
-    return np.array([p for p in lines.tolist() if p >= 2 and text[p - 2] == "\n"], np.int64)

@@ -46,13 +46,18 @@ class Encoder:
         return Encoded(self, text)
 
 
-def _line_starts(text: str) -> Places:
-    """Characters at which a line starts that is not empty, and the first one."""
+def _line_starts(text: str) -> tuple[Places, Places]:
+    """Characters at which a line starts that is not empty, and those behind an empty line.
+
+    The first line counts always, and has none before it.
+    """
     wide = not text.isascii()
     data = text.encode("utf-32-le", "surrogatepass") if wide else text.encode()
     codes = np.frombuffer(data, np.uint32 if wide else np.uint8)
-    breaks = np.flatnonzero(codes[:-1] == 10) + 1
-    return np.concatenate([np.zeros(1, np.int64), breaks[codes[breaks] != 10]])
+    breaks = codes == 10
+    starts = np.flatnonzero(breaks[:-1] & ~breaks[1:]) + 1
+    after_empty = starts[breaks[starts - 2] & (starts >= 2)]
+    return np.concatenate([np.zeros(1, np.int64), starts]), after_empty
 
 
 class Encoded:
@@ -63,7 +68,7 @@ class Encoded:
         self.ids: Ids
         self.starts: Places
         self.ids, self.starts = encoder.renderer.plain_offsets(text)
-        self.lines = _line_starts(text)
+        self.lines, self.paragraphs = _line_starts(text)
         self._encoder = encoder
 
     def __len__(self) -> int:

@@ -211,14 +211,13 @@ class _FileExamples:
         else:
             before = encoded.ids_of(region[0], span.start)
         after = encoded.ids_of(span.end, region[1])
-        prompt = self.renderer.fim_ids(
-            before.tolist(), after.tolist(), start=head.tolist(), order=order
-        )
-        answer = [*self.renderer.plain_offsets(middle)[0].tolist(), fim.end]
-        if len(prompt) + len(answer) > self.recipe.window:
+        answer = self.renderer.plain_offsets(middle)[0]
+        prompt = self.renderer.fim_parts(before, after, head, order)
+        size = sum(map(len, prompt))
+        if size + len(answer) + 1 > self.recipe.window:
             return False
-        loss_from = len(prompt) if self.recipe.middle_only else len(head) + 1
-        ids = np.array([*prompt, *answer], np.uint32)
+        loss_from = size if self.recipe.middle_only else len(head) + 1
+        ids = np.concatenate([*prompt, answer, [fim.end]]).astype(np.uint32)
         parts = {"prefix": prefix, "middle": middle, "suffix": suffix}
         more = {"kind": span.kind, "order": order, "header": named}
         self._add(ids, loss_from, "fim", region, **parts, **more)

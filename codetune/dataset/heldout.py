@@ -175,7 +175,11 @@ class _Prompts:
         self._random: Random = seeded(options.seed, "prompts", document.id)
         self._taken: list[tuple[int, int]] = []
         spans = fim_spans(
-            document.text, document.language, minimum=_SHORTEST_MIDDLE * 2, maximum=_LONGEST_MIDDLE
+            document.text,
+            document.language,
+            minimum=_SHORTEST_MIDDLE * 2,
+            maximum=_LONGEST_MIDDLE,
+            within=scored.regions,
         )
         self._syntax = [span for span in spans if self._inside(span)]
         breaks = [i for i, letter in enumerate(document.text) if letter == "\n"]

@@ -19,6 +19,7 @@ from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_token
 from codetune.models.prompts.words import Ids, Places, token_bytes, words_of
 
 Order = Literal["psm", "spm"]
+Part = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _HEADER_CHARACTERS = 200  # of a repository or path: the end says most
@@ -150,21 +151,16 @@ class Renderer:
         if fim.family.leading_space and prefix:
             prefix = " " + prefix
         ids = self.plain(prefix), self.plain(suffix)
-        return self.fim_ids(ids[0], ids[1], start=self.start(repo, path), order=order)
+        parts = self.fim_parts(*ids, self.start(repo, path), order)
+        return [i for part in parts for i in part]
 
-    def fim_ids(
-        self,
-        prefix: Sequence[int],
-        suffix: Sequence[int],
-        *,
-        start: Sequence[int] = (),
-        order: Order = "psm",
-    ) -> list[int]:
-        """`fim_prompt` from ids that were made with `plain` already."""
+    def fim_parts(self, prefix: Part, suffix: Part, start: Part, order: Order) -> list[Part]:
+        """A prompt's ids, to be put end to end, from those that `plain` made of its sides."""
         fim = self._need_fim()
+        one, two, three = [fim.prefix], [fim.suffix], [fim.middle]
         if order == "psm":
-            return [*start, fim.prefix, *prefix, fim.suffix, *suffix, fim.middle]
-        return [*start, fim.prefix, fim.suffix, *suffix, fim.middle, *prefix]
+            return [start, one, prefix, two, suffix, three]
+        return [start, one, two, suffix, three, prefix]
 
     def fim_example(
         self,
@@ -212,7 +208,7 @@ class Renderer:
             ids = [i for i in ids if i not in self._control]
         return str(self._full.decode([int(i) for i in ids], skip_special_tokens=False))
 
-    def decode_bytes(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]]) -> bytes:
+    def decode_bytes(self, ids: Part) -> bytes:
         """The UTF-8 bytes of `ids` without control tokens; fast, for checking whole corpora."""
         if self._bytes is not None:
             return self._bytes.join(np.asarray(ids, np.int64))
