@@ -35,15 +35,29 @@ class Completion:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--line", "-n", type=click.IntRange(min=1), required=True, help="From 1.")
 @click.option(
-    "--column", "-c", type=click.IntRange(min=1), help="From 1.  [the end of the line's text]"
+    "--line", "-n", type=click.IntRange(min=1), required=True, help="Line of the place, from 1."
 )
-@click.option("--model", "-m", help="Default: your newest promoted model, else nano.")
 @click.option(
-    "--max-tokens", default=64, show_default=True, type=click.IntRange(1, 4096), help="At most."
+    "--column",
+    "-c",
+    type=click.IntRange(min=1),
+    help="Column of the place, from 1.  [the end of the line]",
 )
-@click.option("--base", default="nano", show_default=True, help="nano, a folder or a hub id.")
+@click.option("--model", "-m", help="Who answers.  [your newest promoted model, else --base]")
+@click.option(
+    "--max-tokens",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Longest answer.",
+)
+@click.option(
+    "--base",
+    default="nano",
+    show_default=True,
+    help="Base used where no model is named: nano, a folder, or a Hugging Face id.",
+)
 @json_option
 def complete(
     file: Path,

@@ -22,13 +22,13 @@ def _home() -> Path:
 
 @nano.command()
 @click.option("--minutes", type=float, help="Time for training, its decay included.")
-@click.option("--tokens", type=int, help="Tokens to train on instead, e.g. 40000000.")
+@click.option("--tokens", type=int, help="Tokens to train on, instead of --minutes.")
 @click.option("--longer", is_flag=True, help="Go on after a run that is finished.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the finished model goes. [default: the run's folder]",
+    help="Where the finished model goes.  [the run's folder]",
 )
 @click.option(
     "--packages",
@@ -50,6 +50,11 @@ def train(
 
     Everything is kept in $CODETUNE_HOME/nano: after an interruption, run it again and it goes
     on where it was.
+
+    \b
+    Examples:
+      codetune nano train --minutes 90
+      codetune nano train --tokens 40000000 --device cuda --out ./nano
     """
     from codetune.interrupt import unhurried
     from codetune.models.nano import packages, story
@@ -77,7 +82,12 @@ def train(
 
 @nano.command()
 def card() -> None:
-    """Print the card of the nano that ships with codetune."""
+    """Print the card of the nano that ships with codetune: its data, licences and scores.
+
+    \b
+    Examples:
+      codetune nano card | less
+    """
     from codetune.models.nano import story
 
     click.echo((story.default_packages().parent / "weights" / "README.md").read_text())

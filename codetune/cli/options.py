@@ -18,6 +18,20 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+def base_option(command: Command) -> Command:
+    return click.option(
+        "--base", help="The model to start from: nano, a folder, or a Hugging Face id.  [nano]"
+    )(command)
+
+
+def method_option(command: Command) -> Command:
+    return click.option(
+        "--method",
+        type=click.Choice(["lora", "full"]),
+        help="lora: small matrices beside the base's weights. full: every weight.  [lora]",
+    )(command)
+
+
 def project_options(command: Command) -> Command:
     """Options of every command that runs stages of a project."""
     decorators: list[Decorator] = [
@@ -26,15 +40,14 @@ def project_options(command: Command) -> Command:
             "--config",
             "config_file",
             type=click.Path(path_type=Path),
-            help="A codetune.yaml (see `codetune init`).",
+            help="A codetune.yaml; `codetune init` writes one with every option.",
         ),
-        click.option("--base", help="nano (default), a folder, or a Hugging Face id."),
         click.option(
             "--set",
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Set any option of codetune.yaml, e.g. training.epochs=2. Repeatable.",
+            help="One option of codetune.yaml, e.g. training.epochs=2. Repeatable.",
         ),
         json_option,
     ]

@@ -12,17 +12,41 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free."
-)
-@click.option("--base", default="nano", show_default=True, help="nano, a folder or a hub id.")
-@click.option("--model", "-m", "preload", multiple=True, help="Load this model at the start.")
-@click.option(
-    "--max-running", type=click.IntRange(1, 1024), help="Answers written at the same time.  [16]"
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; only this machine's own are possible: 127.0.0.1, ::1.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), help="Precision.  [auto]"
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="0: any free one.",
+)
+@click.option(
+    "--base",
+    default="nano",
+    show_default=True,
+    help="Base served beside your models: nano, a folder, or a Hugging Face id.",
+)
+@click.option(
+    "--model",
+    "-m",
+    "preload",
+    multiple=True,
+    help="Load this model at the start, not when it is first asked for. Repeatable.",
+)
+@click.option(
+    "--max-running",
+    type=click.IntRange(1, 1024),
+    help="Answers written at the same time; others wait.  [16]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="Precision of the weights; auto: what is fast on this machine.  [auto]",
 )
 def serve(
     host: str,
@@ -34,7 +58,8 @@ def serve(
 ) -> None:
     """Serve the base and your tuned models with OpenAI's API.
 
-    A model is loaded when it is first asked for; all adapters share one copy of their base.
+    Editors and SDKs reach it at http://127.0.0.1:8000/v1 with any key. A request names a model
+    of `codetune models`; all LoRA models share one copy of their base. Ctrl-C stops it.
 
     \b
     Examples:

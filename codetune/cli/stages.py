@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import project_options
+from codetune.cli.options import base_option, method_option, project_options
 from codetune.cli.terminal import print_json, progress_shown
 
 Flags = dict[str, Any]
@@ -18,6 +18,9 @@ Flags = dict[str, Any]
 @project_options
 def collect(**flags: Any) -> None:
     """Read SOURCE: every file of its past and present, with its commit.
+
+    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. Its
+    past is what will be trained on; what was added after the cut-off is only tested on.
 
     \b
     Examples:
@@ -30,7 +33,11 @@ def collect(**flags: Any) -> None:
 @click.command()
 @project_options
 def clean(**flags: Any) -> None:
-    """Keep or drop every file of SOURCE, each with a counted reason.
+    """Keep or drop every file of SOURCE, each with a counted reason (runs collect, too).
+
+    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. Dropped
+    are binary, generated, minified and vendored files, secrets and duplicates, among others;
+    `dropped.parquet` in the artifact lists them.
 
     \b
     Examples:
@@ -42,8 +49,13 @@ def clean(**flags: Any) -> None:
 
 @click.command()
 @project_options
+@base_option
 def build(**flags: Any) -> None:
     """Build training and held-out data from SOURCE (runs collect and clean, too).
+
+    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. Held out
+    are code added after the cut-off and some whole files. Nothing of them, and nothing like
+    them, stays in the training data.
 
     \b
     Examples:
@@ -56,9 +68,13 @@ def build(**flags: Any) -> None:
 
 @click.command()
 @project_options
-@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+@base_option
+@method_option
 def train(**flags: Any) -> None:
-    """Tune the base model on the data built from SOURCE; goes on where it was stopped.
+    """Tune the base model on SOURCE (runs the stages before, too); goes on where it stopped.
+
+    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. The
+    model is not registered yet: `codetune tune` does that, after evaluating it.
 
     \b
     Examples:
@@ -70,9 +86,13 @@ def train(**flags: Any) -> None:
 
 @click.command()
 @project_options
-@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+@base_option
+@method_option
 def evaluate(**flags: Any) -> None:
-    """Score base and tuned model on held-out code of SOURCE.
+    """Score base and tuned model on held-out code of SOURCE (runs the stages before, too).
+
+    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. Both
+    answer the same prompts; the scores carry 95 % intervals.
 
     \b
     Examples:
@@ -98,9 +118,9 @@ def _run(
     *,
     source: str,
     config_file: Path | None,
-    base: str | None,
     settings: tuple[str, ...],
     as_json: bool,
+    base: str | None = None,
     method: str | None = None,
 ) -> None:
     """Run the last of `stages`; the ones before it are found finished or made on the way."""

@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import project_options
+from codetune.cli.options import base_option, method_option, project_options
 from codetune.cli.terminal import print_json, progress_shown
 
 
 @click.command()
 @project_options
-@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
-@click.option("--name", help="Name of the tuned model; default: the repository's name.")
+@base_option
+@method_option
+@click.option("--name", help="Name of the tuned model.  [the repository's name]")
 def tune(
     source: str,
     config_file: Path | None,
@@ -26,10 +27,10 @@ def tune(
 ) -> None:
     """Tune a model on SOURCE and prove on held-out code that it is better.
 
-    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. Reads it,
-    cleans it, builds training data, tunes the base, scores base and tuned on code that was
-    held out by time and by file, and registers the result. Finished stages are kept: a run
-    that was stopped goes on when started again.
+    SOURCE is a git repository (a path or a URL), a folder, or a zip or tar archive. Reads
+    it, cleans it, builds training data, tunes the base, scores base and tuned on code that was
+    held out by time and by file, and registers the result with a report. Finished stages are
+    kept: a run that was stopped goes on when it is started again.
 
     \b
     Examples:

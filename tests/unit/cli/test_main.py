@@ -51,8 +51,9 @@ def test_the_listed_line_is_the_commands_own_and_it_has_examples(name: str) -> N
     assert command is not None
     assert command.name == name
     assert command.help
-    if not isinstance(command, click.Group):
-        assert "Example" in command.help, "every command shows how it is used"
+    every = command.commands.values() if isinstance(command, click.Group) else [command]
+    for one in every:
+        assert "Examples:" in (one.help or ""), "every command shows how it is used"
 
 
 def test_an_unknown_command_names_the_nearest() -> None:

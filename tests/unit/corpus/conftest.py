@@ -10,26 +10,9 @@ from codetune.artifacts import Artifact, run_stage
 from codetune.corpus.clean import clean
 from codetune.corpus.config import CorpusOptions
 from codetune.progress import Progress
+from codetune.sources.collect import FILES, SKIPPED
 from codetune.tables import TableWriter, read_rows
 from tests.unit.corpus.files import File
-
-FILES = {
-    "repo": "string",
-    "path": "string",
-    "content": "binary",
-    "digest": "string",
-    "in_past": "bool",
-    "in_present": "bool",
-    "previous_path": "string",
-}
-SKIPPED = {
-    "path": "string",
-    "reason": "string",
-    "detail": "string",
-    "bytes": "int64",
-    "in_past": "bool",
-    "in_present": "bool",
-}
 
 
 class Cleaned:

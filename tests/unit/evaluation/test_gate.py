@@ -36,6 +36,9 @@ def verdict(**changes: object) -> Verdict:
         ({"general_tuned": at(1.03)}, True, "Kept its general knowledge"),
         ({"general_tuned": at(1.0301)}, False, "Forgot too much general code"),
         ({"general_tuned": at(0.9)}, True, "-10.0 %"),
+        # The limit is a share of the base's bits, not a number of bits.
+        ({"general_base": at(2.0), "general_tuned": at(2.05)}, True, "+2.5 %"),
+        ({"general_base": at(0.5), "general_tuned": at(0.52)}, False, "+4.0 %"),
         ({"general_tuned": at(1.04), "forgetting_limit": 0.05}, True, "limit +5.0 %"),
         ({"general_tuned": at(1.0001), "forgetting_limit": 0.0}, False, "Forgot"),
         ({"general_base": None, "general_tuned": None}, False, "Forgetting was not measured"),
