@@ -41,6 +41,19 @@ def test_a_batch_answers_like_one_at_a_time(model: torch.nn.Module, prompts: lis
     assert any(len(a) < p.limit for a, p in zip(together, prompts, strict=True))
 
 
+def test_padding_moves_no_token_to_another_place(prompts: list[Prompt]) -> None:
+    """A model with absolute positions notices; one with rotary positions would not."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    absolute = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+    with torch.no_grad():
+        absolute.transformer.wpe.weight.mul_(20)
+    together = greedy_answers(absolute, prompts, frozenset())
+    assert together == [greedy_answers(absolute, [p], frozenset())[0] for p in prompts]
+
+
 def test_answers_are_those_of_transformers(model: torch.nn.Module, prompts: list[Prompt]) -> None:
     stops = often(model, prompts)
     for prompt, answer in list(zip(prompts, greedy_answers(model, prompts, stops), strict=True))[
