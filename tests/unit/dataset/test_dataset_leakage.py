@@ -32,6 +32,25 @@ def test_copied_lines_are_found_however_they_are_indented() -> None:
     assert found(TELLING, code(1)) == 0
 
 
+def test_no_window_reaches_from_one_text_into_the_next() -> None:
+    lines = TELLING.splitlines(True)
+    known = WindowSet([telling_windows(TELLING).hashes])
+    halves = ["".join(lines[:6]).encode(), "".join(lines[6:]).encode()]
+    alone = {n for half in halves for n in known.find([half]).tolist()}
+    assert set(known.find(halves).tolist()) == alone
+    assert len(alone) == len(known) - LENGTH + 1
+    many = [b"x = y\n" * 40_000, TELLING.encode(), b"", b"z = y\n"]  # more than is read at once
+    assert len(known.find(many)) == len(known)
+
+
+def test_long_words_differ_anywhere() -> None:
+    words = [f"{'a' * n}b{'a' * (70 - n)}" for n in range(71)] + ["a" * 300, "a" * 301]
+    text = " ".join(words)
+    assert len(set(windows_of(text).hashes.tolist())) == len(words) - LENGTH + 1
+    assert found(text, text.replace("b", "c")) == 0
+    assert found(text, text[:-1]) == len(words) - LENGTH
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["alpha", "b1", "+", "(", "é", "x_y", ";"]), max_size=80),
        st.integers(0, 80), st.integers(0, 80))  # fmt: skip

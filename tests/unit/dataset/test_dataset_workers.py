@@ -79,6 +79,20 @@ def test_an_error_is_the_callers(processes: int) -> None:
         ordered_map([1, 2, -3, 4], processes)
 
 
+class Refusing:
+    def __init__(self) -> None:
+        raise ValueError("not today")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_fails_early_is_said_when_it_is_needed(processes: int) -> None:
+    with Workers(processes) as workers:
+        workers.prepare(Refusing, ())
+        assert [value for value, _ in workers.map(Square, (0,), [3])] == [9]
+        with pytest.raises(ValueError, match="not today"):
+            list(workers.map(Refusing, (), [1, 2]))
+
+
 def test_a_killed_process_is_said() -> None:
     with pytest.raises(DatasetError, match="ended early"):
         ordered_map([1, 2, 13, 4], 2)

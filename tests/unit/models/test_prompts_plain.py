@@ -59,6 +59,7 @@ source = st.text(st.sampled_from(" \n\t\rabzAZ_059'\"(){};=.<|>\x0b\x0c\x1c\x00~
 @given(text=source)
 @example(text="    'don't  \n\n \n\tx'\r\n")
 @example(text="\x1c \x1c x\x85\xa0y")
+@example(text="# größe ½²٣ e\u0301 你好\u3000it’s 'ſ 'K\u2028x\x85\n\u0378\u200b🙂🙂 Ⅷ9 ñ_ß 'Ö'S\n")
 def test_looking_words_up_changes_nothing(family: str, text: str) -> None:
     base = renderer(family)
     assert base._words is not None
@@ -99,6 +100,23 @@ def test_words_are_not_used_where_they_would_differ(tmp_path: Path) -> None:
     assert not uses_words(normalizer={"type": "Lowercase"})
     assert not renderer("deepseek")._words  # its letters among the added tokens come first
     assert not renderer("codellama")._words
+
+
+def test_texts_beyond_ascii_are_looked_up_where_that_is_sure(tmp_path: Path) -> None:
+    words = renderer("qwen")._words
+    assert words is not None
+    assert words.encode("größe = '你好' ½") is not None
+    for unsure in ("'ſ", "\u0378", "\ud800"):
+        assert words.encode(unsure) is None
+    spec = json.loads((write_base(tmp_path, "qwen") / "tokenizer.json").read_text())
+    expression = spec["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    expression["Regex"] = "[A-Z]+|" + expression["Regex"]  # no foreign letter is one of these
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    base = Renderer.from_folder(tmp_path)
+    assert base._words is not None
+    assert base._words.encode("GRO") is not None
+    assert base._words.encode("GRÖ") is None
+    assert base.plain_offsets("GRÖ")[0].tolist() == base.plain("GRÖ")
 
 
 def test_the_dictionary_of_words_starts_anew(

@@ -74,6 +74,17 @@ def test_limits_are_in_bytes_and_spans_in_characters():
     assert span in fim_spans(text, "python", minimum=length, maximum=length)
 
 
+@pytest.mark.parametrize("head", ["", "# grüße 🙂\n"])
+def test_a_part_gives_the_spans_that_start_in_it(head):
+    text = head + "\n".join(SAMPLES["python"].replace("area", f"area_{n}") for n in range(20))
+    places = [(0, 40), (300, 301), (500, 900), (len(text) - 60, len(text))]
+    everything = fim_spans(text, "python", minimum=25)
+    some = fim_spans(text, "python", minimum=25, within=places)
+    assert some == [s for s in everything if any(a <= s.start < b for a, b in places)]
+    assert 0 < len(some) < len(everything) / 3
+    assert fim_spans(text, "python", within=[]) == []
+
+
 def test_broken_code_still_gives_its_sound_parts():
     text = "def broken(:\n    pass\n\n" + SAMPLES["python"]
     pieces = [text[s.start : s.end] for s in fim_spans(text, "python", minimum=25)]
