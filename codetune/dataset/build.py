@@ -28,7 +28,7 @@ from codetune.progress import Progress
 from codetune.records import Document, Repository
 
 VERSION = 1  # raised when the same inputs give other files
-_BATCH = 500_000  # characters that a process gets at a time
+_BATCH = 250_000  # characters that a process gets at a time
 _PACKED = 4  # bytes of text in a byte of documents.parquet, about
 
 

@@ -21,7 +21,7 @@ from codetune.records import Document
 from codetune.similarity import NearDuplicates, fingerprint
 from codetune.tables import read_rows
 
-_PART = 1_000_000  # tokens that a process decodes at a time
+_PART = 500_000  # tokens that a process decodes at a time
 _AROUND = 1500  # characters on both sides of a middle that hold all windows over it
 
 

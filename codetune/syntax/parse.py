@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -190,29 +189,38 @@ def fim_spans(
     root, data = _parse(text, language)
     if root is None:
         return []
-    ranges = [(0, len(data))] if within is None else _in_bytes(data, text, sorted(within))
-    lasts = [last for _, last in ranges]
+    ranges = [(0, len(data))] if within is None else _in_bytes(data, text, within)
     found: dict[tuple[int, int], str] = {}
-    stack = [root]
-    while stack:
-        parent = stack.pop()
-        for index, node in enumerate(parent.children):
-            start, end = node.start_byte, node.end_byte
-            # A node shorter than the minimum holds no span: most of the tree is never visited.
-            if end - start < minimum:
-                continue
-            near = bisect_right(lasts, start)  # the range that `start` is in, or the next one
-            if near == len(ranges) or end <= ranges[near][0]:
-                continue
-            stack.append(node)
-            kind = _kind(node, parent.field_name_for_child(index))
-            if kind is None or start < ranges[near][0] or node.has_error:
+    for first, last in ranges:
+        for node, field in _nodes(root, first, last, minimum):
+            kind = _kind(node, field)
+            if kind is None or node.start_byte < first or node.has_error:
                 continue
             start, end = _interior(node, data)
             if minimum <= end - start <= maximum:
                 found.setdefault((start, end), kind)
     ordered = sorted(found.items(), key=lambda item: (item[0][0], -item[0][1]))
     return _in_characters(data, text, (Span(kind, *at) for at, kind in ordered))
+
+
+def _nodes(root: Any, first: int, last: int, minimum: int) -> Iterator[tuple[Any, str | None]]:
+    """The nodes of at least `minimum` bytes that overlap first..last, with their fields' names.
+
+    A node shorter than the minimum holds no span: most of the tree is never visited.
+    """
+    cursor = root.walk()
+    more = cursor.goto_first_child_for_byte(first) is not None
+    while more:
+        node = cursor.node
+        start = node.start_byte
+        inside = start < last and node.end_byte - start >= minimum
+        if inside:
+            yield node, cursor.field_name
+        if inside and cursor.goto_first_child_for_byte(first) is not None:
+            continue
+        more = start < last and cursor.goto_next_sibling()
+        while not more and cursor.goto_parent():
+            more = cursor.goto_next_sibling()
 
 
 def top_level_spans(text: str, language: str, *, largest: int = 4000) -> list[Span]:
