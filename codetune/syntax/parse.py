@@ -362,7 +362,7 @@ def _in_bytes(
     """Turn character offsets into byte offsets."""
     if len(data) == len(text):
         return ranges
-    places = np.array(ranges, np.int64).reshape(-1, 2)
+    places = np.minimum(np.array(ranges, np.int64).reshape(-1, 2), len(text))
     firsts = np.flatnonzero(np.frombuffer(data, np.uint8) & 0xC0 != 0x80)  # bytes of characters
     return [(a, b) for a, b in np.append(firsts, len(data))[places].tolist()]
 
