@@ -185,9 +185,10 @@ def test_only_this_machines_names_are_answered(port: int, host: str, allowed: bo
 
 
 def test_web_pages_cannot_ask_nor_read(port: int) -> None:
-    status, _, headers = ask(port, "GET", "/v1/models", Origin="https://evil.example")
-    assert status == 403
-    assert not any(name.startswith("access-control") for name in headers)
+    for page in ("https://evil.example", "http://localhost.evil.example", "http://127.0.0.1.x:80"):
+        status, _, headers = ask(port, "GET", "/v1/models", Origin=page)
+        assert status == 403, page
+        assert not any(name.startswith("access-control") for name in headers)
     assert ask(port, "GET", "/v1/models", Origin="http://localhost:3000")[0] == 200
     assert ask(port, "GET", "/v1/models", Origin="vscode-webview://abc")[0] == 200
     status, _, headers = ask(port, "OPTIONS", "/v1/completions")
@@ -204,6 +205,8 @@ def test_errors_are_opaque_outside_and_logged_inside(
     assert status == 500
     assert "/home/me" not in json.dumps(body)
     assert headers["x-request-id"] in body["error"]["message"]
+    code = {"/broken": "internal_error", "/damaged": "model_unusable"}[path]
+    assert body["error"]["code"] == code
     assert "/home/me" in caplog.text
     assert headers["x-request-id"] in caplog.text
 

@@ -63,6 +63,14 @@ def test_stops_cut_where_the_first_one_is_completed(text: str, stops: list[str])
     assert not scanner.stopped
 
 
+def test_of_two_stops_in_one_piece_the_first_counts() -> None:
+    """A token may complete both at once; nothing from the first one on may be shown."""
+    for stops in (["<end>", "\n\n"], ["\n\n", "<end>"]):
+        scanner = StopScanner(stops)
+        assert scanner.push("one\n\ntwo<end>three") == "one"
+        assert scanner.stopped
+
+
 def test_a_stop_across_many_pieces_is_not_shown() -> None:
     scanner = StopScanner(["\n\n", "<end>"])
     pieces = ["a", "<e", "n", "x<", "end", "> never"]
