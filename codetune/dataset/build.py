@@ -27,7 +27,7 @@ from codetune.models.tokens import TokenWriter
 from codetune.progress import Progress
 from codetune.records import Document, Repository
 
-VERSION = 1  # raised when the same inputs give other files
+VERSION = 2  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
 _PACKED = 4  # bytes of text in a byte of documents.parquet, about
 
