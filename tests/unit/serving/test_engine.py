@@ -224,7 +224,42 @@ def test_a_request_beyond_the_cache_is_refused(asker: Asker, engines: Engines) -
         asker.together(engine, [asker.job("x", max_tokens=900)])
 
 
+def test_a_defect_breaks_off_what_runs_and_nothing_later(asker: Asker, engines: Engines) -> None:
+    from codetune.errors import ServingError
+
+    def defect(ids: Any) -> str:
+        raise ZeroDivisionError
+
+    engine = engines()
+    broken = replace(asker.job("x"), decode=defect)
+    with pytest.raises(ServingError, match="The engine failed: ZeroDivisionError"):
+        asker.together(engine, [broken])
+    assert engine.busy() == {"running": 0, "waiting": 0}
+    ((_, finish),) = asker.together(engine, [asker.job("x")])
+    assert finish.tokens == 24
+
+
 # Models
+
+
+def test_a_model_whose_numbers_are_none_is_told_apart(
+    asker: Asker, base: BaseModel, engines: Engines, tmp_path: Path
+) -> None:
+    """A run that diverged: an error for its users, not text of token 0."""
+    from safetensors.torch import load_file, save_file
+
+    from codetune.errors import ServingError
+
+    folder = make_full(base, tmp_path / "diverged")
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({k: t * float("nan") for k, t in tensors.items()}, weights, {"format": "pt"})
+    engine = engines()
+    diverged = Servable("diverged", "full", folder, base)
+    with pytest.raises(ServingError, match="'diverged' gives numbers that are none"):
+        asker.together(engine, [asker.job("x", diverged)])
+    ((_, finish),) = asker.together(engine, [asker.job("x")])
+    assert finish.tokens == 24
 
 
 def broken(adapter: Servable, folder: Path, how: str) -> Servable:
