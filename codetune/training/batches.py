@@ -53,12 +53,12 @@ def make_batch(store: TokenStore, documents: Sequence[int]) -> Batch:
     ids, positions, places, weights = [], [], [], []
     start, weighed = 0, store.weights
     for document in documents:
-        tokens, loss_from = store[document]
+        tokens, loss = store[document][0], store.loss(document)
         length = len(tokens)
         ids.append(np.asarray(tokens, dtype=np.int64))
         positions.append(np.arange(length))
         # Token t is predicted at t - 1; nothing predicts a document's first token.
-        predicting = np.arange(max(loss_from, 1) - 1, length - 1)
+        predicting = np.flatnonzero(loss[1:])
         places.append(predicting + start)
         weights.append(np.full(len(predicting), weighed[document], dtype=np.float32))
         start += length
