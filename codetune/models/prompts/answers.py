@@ -70,17 +70,17 @@ def marked_spans(marked: str, marks: Marks, answers: int) -> tuple[str, list[Spa
 
 def with_probes(messages: Sequence[Mapping[str, Any]], marks: Marks) -> list[Mapping[str, Any]]:
     """The messages with marks around each answer's text, inside of the blanks around it."""
-    probed: list[Mapping[str, Any]] = []
-    for message in messages:
-        content = message.get("content")
-        if message.get("role") == "assistant" and isinstance(content, str):
-            core = content.strip()
-            at = content.find(core)
-            marked = marks.start + core + marks.end
-            content = content[:at] + marked + content[at + len(core) :]
-            message = {**message, "content": content}
-        probed.append(message)
-    return probed
+    return [_with_probe(message, marks) for message in messages]
+
+
+def _with_probe(message: Mapping[str, Any], marks: Marks) -> Mapping[str, Any]:
+    content = message.get("content")
+    if message.get("role") != "assistant" or not isinstance(content, str):
+        return message
+    core = content.strip()
+    at = content.find(core)
+    marked = marks.start + core + marks.end
+    return {**message, "content": content[:at] + marked + content[at + len(core) :]}
 
 
 def probed_spans(

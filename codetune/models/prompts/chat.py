@@ -165,12 +165,10 @@ class ChatTemplate:
         return match.end() if self._markup[match[0]] in self._stops else None
 
     def _ends_with_stop(self, text: str) -> bool:
-        last = None
-        for last in self._pattern.finditer(text):
-            pass
-        if last is None or text[last.end() :].strip():
+        found = list(self._pattern.finditer(text))
+        if not found or text[found[-1].end() :].strip():
             return False
-        return self._markup[last[0]] in self._stops
+        return self._markup[found[-1][0]] in self._stops
 
     def _guarded(self, value: Any, guard: str) -> Any:
         """`value` with each control token's name broken by `guard`, which is taken out later.
