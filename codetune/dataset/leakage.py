@@ -141,7 +141,7 @@ def measure(
     together again, and the rows of both held-out tables looked for. `base` is the folder of the
     tokenizer that the stores in `path` were made with.
     """
-    rows = dict(_held_out_windows(path))
+    rows = dict(held_out_windows(path))
     known = WindowSet(windows.hashes for windows in rows.values())
     stores = [path / "tokens", path / "validation"]
     tokens = sum(TokenStore.open(store).tokens for store in stores)
@@ -171,7 +171,8 @@ def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
         yield path, first, len(store)
 
 
-def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
+def held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
+    """The windows of every row of a dataset's two held-out tables, by the row's name."""
     for row in read_rows(path / "heldout.parquet", ["id", "text"]):
         yield "text " + row["id"], telling_windows(row["text"])
     for row in read_rows(path / "heldout_fim.parquet", ["id", "prefix", "middle", "suffix"]):
@@ -181,18 +182,24 @@ def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
 
 
 def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Iterator[str]:
-    """The text of every file: its next-token pieces joined, then each of its FIM regions."""
+    """The text of every file: its next-token pieces joined, then each of its FIM regions.
+
+    Examples of other streams (conversations, sets mixed in) are texts of their own.
+    """
     streams, documents = store.streams, store.documents
+    names = store.stream_names
     pieces: list[bytes] = []
     for number in range(first, last):
         if pieces and documents[number] != documents[number - 1]:
             yield b"".join(pieces).decode("utf-8", "replace")
             pieces = []
         ids = _without_header(store[number][0].tolist(), renderer)
-        if streams[number] == 0:
+        if names[streams[number]] == "ntp":
             pieces.append(renderer.decode_bytes(ids))
-        else:
+        elif names[streams[number]] == "fim":
             yield _fim_text(ids, renderer)
+        else:
+            yield renderer.decode_bytes(ids).decode("utf-8", "replace")
     if pieces:
         yield b"".join(pieces).decode("utf-8", "replace")
 
