@@ -22,6 +22,7 @@ _LEAST_CONTEXT = 16  # tokens of a message that was cut, at least: below it, not
 _CUT = "\n…\n"  # stands where lines were taken out
 
 Turn = Mapping[str, str]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Encoded:
     """Token ids (uint32), and which of them carry loss: answers with the token that ends them."""
 
     ids: Ids
-    loss: npt.NDArray[np.bool_]
+    loss: Flags
     messages: tuple[Turn, ...]  # as rendered
     turns_cut: int = 0  # messages that were left out, the oldest
     answers_cut: int = 0  # how many of these were answers
@@ -87,7 +88,7 @@ class Conversations:
             ids, loss = self._render(messages)
         return Encoded(ids, loss, tuple(messages), turns, answers, characters)
 
-    def _render(self, messages: Sequence[Turn]) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    def _render(self, messages: Sequence[Turn]) -> tuple[Ids, Flags]:
         return self.renderer.conversation(messages)
 
     def _cut_middle(
