@@ -48,8 +48,13 @@ class Journey:
         a remote repository is fetched a single time.
         """
         if self._collected is None:
-            folder = self.folder / "sources"
-            self._collected = collect(self.source, self.config.sources, folder, self.progress)
+            folder, options = self.folder / "sources", self.config.sources
+            if options.commits is None:
+                wanted = self.config.dataset.use_sft and (
+                    {"commit", "explain"} & set(self.config.dataset.instructions.kinds)
+                )
+                options = options.model_copy(update={"commits": 4000 if wanted else 0})
+            self._collected = collect(self.source, options, folder, self.progress)
         return self._collected
 
     def clean(self) -> Artifact:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from codetune.errors import ConfigError
+
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
@@ -16,6 +18,33 @@ def json_option(command: Command) -> Command:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
     )(command)
+
+
+DATA = ("ntp", "fim", "sft")
+
+
+def data_option(command: Command) -> Command:
+    """`--data ntp,fim,sft`: which streams are made; `data_settings` turns it into options."""
+    return click.option(
+        "--data",
+        metavar="STREAMS",
+        help="What is trained on: ntp (next token), fim (fill in the middle), sft (instructions), "
+        "joined by commas.",
+    )(command)
+
+
+def data_settings(data: str | None) -> dict[str, bool | None]:
+    """The options of the dataset that `--data` stands for; none of them without it."""
+    if data is None:
+        return {}
+    names = [name.strip() for name in data.split(",") if name.strip()]
+    unknown = [name for name in names if name not in DATA]
+    if unknown or not names:
+        raise ConfigError(
+            f"--data {data}: '{unknown[0] if unknown else data}' is not a stream.",
+            advice=f"Join some of them by commas: {', '.join(DATA)}.",
+        )
+    return {f"dataset.use_{name}": name in names for name in DATA}
 
 
 def project_options(command: Command) -> Command:

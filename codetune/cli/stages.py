@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import project_options
+from codetune.cli.options import data_option, data_settings, project_options
 from codetune.cli.terminal import print_json, progress_shown
 
 Flags = dict[str, Any]
@@ -42,6 +42,7 @@ def clean(**flags: Any) -> None:
 
 @click.command()
 @project_options
+@data_option
 def build(**flags: Any) -> None:
     """Build training and held-out data from SOURCE (runs collect and clean, too).
 
@@ -50,12 +51,14 @@ def build(**flags: Any) -> None:
       codetune build .
       codetune build . --json | jq .dataset.examples
       codetune build . --set dataset.fim_rate=0.9
+      codetune build . --data ntp,fim,sft --json | jq .dataset.instructions
     """
     _run(("collect", "clean", "build"), "codetune train", **flags)
 
 
 @click.command()
 @project_options
+@data_option
 @click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
 def train(**flags: Any) -> None:
     """Tune the base model on the data built from SOURCE; goes on where it was stopped.
@@ -70,6 +73,7 @@ def train(**flags: Any) -> None:
 
 @click.command()
 @project_options
+@data_option
 @click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
 def evaluate(**flags: Any) -> None:
     """Score base and tuned model on held-out code of SOURCE.
@@ -102,6 +106,7 @@ def _run(
     settings: tuple[str, ...],
     as_json: bool,
     method: str | None = None,
+    data: str | None = None,
 ) -> None:
     """Run the last of `stages`; the ones before it are found finished or made on the way."""
     import json
@@ -109,7 +114,8 @@ def _run(
     from codetune.pipeline import Journey
     from codetune.project import load_project
 
-    config = load_project(config_file, {"base": base, "training.method": method}, settings)
+    overrides = {"base": base, "training.method": method} | data_settings(data)
+    config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
         journey = Journey(source, config, progress)
         artifacts = {stage: getattr(journey, stage)() for stage in stages}

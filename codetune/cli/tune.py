@@ -7,18 +7,20 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import project_options
+from codetune.cli.options import data_option, data_settings, project_options
 from codetune.cli.terminal import print_json, progress_shown
 
 
 @click.command()
 @project_options
+@data_option
 @click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
 @click.option("--name", help="Name of the tuned model; default: the repository's name.")
 def tune(
     source: str,
     config_file: Path | None,
     base: str | None,
+    data: str | None,
     method: str | None,
     name: str | None,
     settings: tuple[str, ...],
@@ -36,12 +38,13 @@ def tune(
       codetune tune .
       codetune tune https://github.com/OWNER/NAME --method full --name ours
       codetune tune . --base Qwen/Qwen2.5-Coder-1.5B --set training.epochs=2
+      codetune tune . --data ntp,fim,sft
       codetune tune . --config codetune.yaml --json > result.json
     """
     from codetune import pipeline
     from codetune.project import load_project
 
-    overrides = {"base": base, "name": name, "training.method": method}
+    overrides = {"base": base, "name": name, "training.method": method} | data_settings(data)
     config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
         result = pipeline.tune(source, config, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from codetune.dataset.catalogue import batches, read_catalogue, read_documents
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.examples import Packed, Packing
 from codetune.dataset.heldout import write_fim, write_text
+from codetune.dataset.instruct.make import Made
+from codetune.dataset.instruct.pairs import Pair
+from codetune.dataset.instructions import Instructions
 from codetune.dataset.leakage import Purged, measure, purge
 from codetune.dataset.recipe import Recipe, resolve
 from codetune.dataset.replay import replay_digest, replay_documents
@@ -24,6 +27,7 @@ from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenWriter
 from codetune.progress import Progress
 from codetune.records import Document, Repository
+from codetune.tables import read_rows
 
 VERSION = 1  # raised when the same inputs give other files
 _BATCH = 500_000  # characters that a process gets at a time
@@ -70,6 +74,7 @@ class _Build:
     progress: Progress
     processes: int | None = None
     replay: Sequence[Document] = ()
+    instructions: Instructions | None = None
 
     def make(self, folder: Path) -> dict[str, Any]:
         """The stage: split, purge, write what is held out, write examples, measure."""
@@ -87,6 +92,7 @@ class _Build:
 
     def _make(self, folder: Path, parts: Split, workers: Workers) -> dict[str, Any]:
         purged = self._purge(parts, workers)
+        made = self._instruct(folder, parts, purged, workers)
         with self.progress.task("Writing what is held out"):
             text = write_text(folder / "heldout.parquet", purged.scored, self.options)
             if not text["rows"]:
@@ -97,14 +103,13 @@ class _Build:
         leakage = measure(folder, self.base, self.progress, workers)
         self._say(training, text, fim)
         fim_leaks = fim.pop("leaked", 0)
+        streams = ("ntp", "fim", "sft") if made else ("ntp", "fim")
         return {
-            "examples": {s: training[f"examples {s}"] for s in ("ntp", "fim")},
-            "tokens": sum(
-                part[f"tokens {s}"] for s in ("ntp", "fim") for part in (training, replay)
-            ),
-            "tokens_by_stream": {s: training[f"tokens {s}"] for s in ("ntp", "fim")}
+            "examples": {s: training[f"examples {s}"] for s in streams},
+            "tokens": sum(part[f"tokens {s}"] for s in streams for part in (training, replay)),
+            "tokens_by_stream": {s: training[f"tokens {s}"] for s in streams}
             | {"replay": replay["tokens ntp"] + replay["tokens fim"]},
-            "documents": training["documents"],
+            "documents": training["documents"] - training["examples sft"],
             "bytes": training["bytes"],
             "window": self.recipe.window,
             "files_in_pieces": training["files in pieces"],
@@ -116,8 +121,8 @@ class _Build:
             "heldout_rows": text["rows"],
             "heldout_fim": sum(fim.values()),
             "heldout_fim_kinds": dict(sorted(fim.items())),
-            "validation_tokens": validation["tokens ntp"] + validation["tokens fim"],
-            "validation_files": validation["documents"],
+            "validation_tokens": sum(validation[f"tokens {s}"] for s in streams),
+            "validation_files": validation["documents"] - validation["examples sft"],
             "leaked": leakage.leaked,
             "leaked_removed": purged.near_duplicates + purged.runs_removed + fim_leaks,
             "leakage": {
@@ -131,7 +136,18 @@ class _Build:
             | {s: text.get(f"{s} bytes", 0) for s in ("time", "file")}
             | {"cutoff": self.recipe.commit or ""},
             "languages": _named(training, "language "),
+            **(made.summary() | _counted(training, folder) if made else {}),
         }
+
+    def _instruct(
+        self, folder: Path, parts: Split, purged: Purged, workers: Workers
+    ) -> Made | None:
+        """Write the instructions, if they are wanted, before the held-out text is thinned out."""
+        if not self.options.use_sft:
+            return None
+        self.instructions = Instructions(self.documents, self.options, self.recipe, workers)
+        with self.progress.task("Making instructions"):
+            return self.instructions.write(folder, parts, purged)
 
     def _purge(self, parts: Split, workers: Workers) -> Purged:
         label = "Looking for held-out text in training text"
@@ -157,11 +173,13 @@ class _Build:
         ):
             output = _Output(tokens, table)
             training = batches(read_documents(self.documents, parts.training), _BATCH)
-            for source in (training, iter([purged.returned] if purged.returned else [])):
+            returned = iter([purged.returned] if purged.returned else [])
+            for source in (training, returned) if self.recipe.code else ():
                 arguments = (self.base, self.recipe)
                 for packed in workers.map(Packing, arguments, source):
                     output.add(packed)
                     task.advance(packed.counts["bytes"])
+            self._write_instructions(folder, output)
             # General code is counted apart: it is nothing of the repository's.
             own, output.counts = output.counts, Counter({"documents": output.counts["documents"]})
             general = (self.base, replace(self.recipe, commit=None))
@@ -170,8 +188,32 @@ class _Build:
             output.counts["documents"] -= own["documents"]
         with TokenWriter(folder / "validation", vocabulary) as tokens:
             held = _Output(tokens, None)
-            held.add(Packing(self.base, self.recipe)(purged.validation))
+            if self.recipe.code:
+                held.add(Packing(self.base, self.recipe)(purged.validation))
+            if self.instructions is not None:
+                pairs = self.instructions.validation(folder, purged)
+                held.encode(self.instructions, self.base, pairs)
         return own, output.counts, held.counts
+
+    def _write_instructions(self, folder: Path, output: _Output) -> None:
+        """Tokenise the instructions behind the code.
+
+        Raises:
+            DatasetError: instructions alone are wanted, and there are none.
+        """
+        if self.instructions is None:
+            return
+        pairs = self.instructions.training(folder)
+        refused = output.encode(self.instructions, self.base, pairs)
+        if not self.recipe.code and not output.counts["examples sft"]:
+            raise DatasetError(
+                "No instruction could be made of this source, and nothing else is wanted.",
+                advice="Add ntp to --data, or name a repository with documentation and tests.",
+            )
+        if refused:
+            reasons = ", ".join(f"{n} because {reason}" for reason, n in refused.most_common())
+            self.progress.say(f"Instructions that are not trained on: {reasons}.")
+        output.counts.update({f"refused {reason}": n for reason, n in refused.items()})
 
     def _nothing_held_out(self, purged: Purged) -> DatasetError:
         return DatasetError(
@@ -205,6 +247,22 @@ class _Output:
         if self._table is not None:
             self._table.add(packed.rows)
         self.counts += packed.counts
+
+    def encode(self, by: Instructions, base: Path, pairs: Iterator[Pair]) -> Counter[str]:
+        """Append instructions; the reasons why some were left out, counted."""
+        first = self.counts["documents"]
+        counts, refused = by.encode(base, pairs, self._tokens, self._table, first)
+        self.counts += Counter({n: c for n, c in counts.items() if not n.startswith("kind ")})
+        self.counts["documents"] += counts["examples sft"]
+        return refused
+
+
+def _counted(training: Counter[str], folder: Path) -> dict[str, Any]:
+    """Of the instructions: those that the base's window or template refuses, those held out."""
+    return {
+        "instructions_refused": _named(training, "refused "),
+        "heldout_sft": sum(1 for _ in read_rows(folder / "heldout_sft.parquet", ["id"])),
+    }
 
 
 def _named(counts: Counter[str], prefix: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from codetune.dataset.instruct.config import InstructionOptions
 from codetune.options import Options, option
 
 
@@ -81,6 +82,14 @@ class DatasetOptions(Options):
     use_ntp: bool = option(True, description="Next-token prediction: every file's whole text.")
     use_fim: bool | Literal["auto"] = option(
         "auto", description="Fill in the middle; auto: if the base has tokens for it."
+    )
+    use_sft: bool = option(
+        False,
+        description="Instructions with real answers, made of the repository's documentation, "
+        "tests and commits.",
+    )
+    instructions: InstructionOptions = option(
+        default_factory=InstructionOptions, description="Which instructions are made (use_sft)."
     )
     fim_rate: float = option(
         0.5,

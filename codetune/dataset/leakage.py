@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
+from codetune.dataset.instruct.diffs import unmarked
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
 from codetune.dataset.workers import Workers
@@ -172,13 +173,16 @@ def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
 
 
 def held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
-    """The windows of every row of a dataset's two held-out tables, by the row's name."""
+    """The windows of every row of a dataset's held-out tables, by the row's name."""
     for row in read_rows(path / "heldout.parquet", ["id", "text"]):
         yield "text " + row["id"], telling_windows(row["text"])
     for row in read_rows(path / "heldout_fim.parquet", ["id", "prefix", "middle", "suffix"]):
         before, after = row["prefix"][-_AROUND:], row["suffix"][:_AROUND]
         middle = (len(before), len(before) + len(row["middle"]))
         yield "fim " + row["id"], telling_windows(before + row["middle"] + after, [middle])
+    if (path / "heldout_sft.parquet").exists():
+        for row in read_rows(path / "heldout_sft.parquet", ["id", "output"]):
+            yield "sft " + row["id"], telling_windows(row["output"])
 
 
 def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Iterator[str]:
@@ -199,7 +203,7 @@ def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Ite
         elif names[streams[number]] == "fim":
             yield _fim_text(ids, renderer)
         else:
-            yield renderer.decode_bytes(ids).decode("utf-8", "replace")
+            yield unmarked(renderer.decode_bytes(ids).decode("utf-8", "replace"))
     if pieces:
         yield b"".join(pieces).decode("utf-8", "replace")
 

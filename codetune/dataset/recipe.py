@@ -32,6 +32,7 @@ class Recipe:
     middle_only: bool
     header_rate: float
     commit: str | None
+    code: bool = True  # whether the files' text is trained on: next-token or FIM examples
 
 
 def resolve(
@@ -49,7 +50,7 @@ def resolve(
             "them: nano, Qwen2.5-Coder, StarCoder2, CodeLlama, DeepSeek-Coder.",
         )
     fim = bool(options.use_fim) and renderer.fim is not None
-    if not options.use_ntp and not fim:
+    if not options.use_ntp and not fim and not options.use_sft:
         raise DatasetError(
             "Neither next-token prediction nor fill in the middle is left to train on.",
             advice="Turn on dataset.use_ntp, or use a base with FIM tokens.",
@@ -66,6 +67,7 @@ def resolve(
         middle_only=options.fim_loss == "middle",
         header_rate=options.header_rate,
         commit=repository.cutoff or repository.commit,
+        code=options.use_ntp or fim,
     )
 
 
