@@ -28,15 +28,16 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from codetune.errors import TrainingError
 from codetune.progress import Task
 from codetune.training.batches import Batch, MicroBatches
 from codetune.training.checkpoints import Checkpoints
 from codetune.training.config import TrainingOptions
 from codetune.training.metrics import Metrics, peak_memory
 from codetune.training.objective import Objective
-from codetune.training.optimizer import MasterAdamW
+from codetune.training.optimizer import Masters
+from codetune.training.passes import Passes
 from codetune.training.plan import Plan
+from codetune.training.recovery import Watch
 
 
 @dataclass
@@ -56,6 +57,11 @@ class Tally:
     stopped_early: bool = False
     peak_memory: int = 0
     resumed_from: list[int] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.watch, dict):  # from a checkpoint's JSON
+            self.watch = Watch(**self.watch)
 
 
 @dataclass
@@ -108,13 +114,14 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         validation: list[Batch],
         args: TrainingArguments,
         *,
-        optimizer: MasterAdamW,
+        optimizer: Masters,
+        passes: Passes,
         checkpoints: Checkpoints,
         options: TrainingOptions,
         outputs: Outputs,
     ) -> None:
         self.objective, self.data, self.validation = objective, data, validation
-        self.masters, self.checkpoints = optimizer, checkpoints
+        self.masters, self.passes, self.checkpoints = optimizer, passes, checkpoints
         self.options, self.outputs = options, outputs
         self.tally, self.steps = Tally(), _Steps(self)
         self.control: TrainerControl
@@ -142,19 +149,22 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
-        return max(1, sum(len(sample["batch"].labels) for sample in batch_samples))
+        return max(1, sum(self.objective.count(sample["batch"]) for sample in batch_samples))
 
-    def compute_loss(
+    def training_step(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
-        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
+        """The passes of one micro-batch; its share of the step's loss."""
         batch: Batch = inputs["batch"].to(self.args.device)
-        self.tally.tokens += batch.tokens
         assert num_items_in_batch is not None
-        return self.objective.loss(batch, divisor=float(num_items_in_batch))
+        model.train()
+        loss = self.passes.learn(batch, float(num_items_in_batch))
+        self.tally.tokens += batch.tokens
+        self.tally.padding += self.objective.padding(batch)
+        return loss
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # the Trainer's estimate knows nothing of our batches
@@ -168,7 +178,7 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean validation loss in nats per token; keeps the best weights."""
         self.model.eval()
-        pairs = [self.objective.summed(batch.to(self.args.device)) for batch in self.validation]
+        pairs = [self.passes.summed(batch.to(self.args.device)) for batch in self.validation]
         self.model.train()
         loss = sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
         step, tally = self.state.global_step, self.tally
@@ -224,11 +234,24 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         tensors, state = self.checkpoints.load(Path(checkpoint))
         self.masters.restore(tensors)
         self.lr_scheduler.load_state_dict(state["schedule"])
+        self._take_planned_rate()
         # The schedule sets the optimizer's rate when it steps: until then it is up to us.
         for group, rate in zip(
             self.masters.param_groups, self.lr_scheduler.get_last_lr(), strict=True
         ):
             group["lr"] = rate
+
+    def _take_planned_rate(self) -> None:
+        """After a return to this checkpoint the planned rate is lower than its schedule's."""
+        planned = self.args.learning_rate
+        before = self.lr_scheduler.base_lrs
+        if any(rate != planned for rate in before):
+            shares = [
+                last / rate
+                for last, rate in zip(self.lr_scheduler.get_last_lr(), before, strict=True)
+            ]
+            self.lr_scheduler.base_lrs = [planned] * len(before)
+            self.lr_scheduler._last_lr = [planned * share for share in shares]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -249,6 +272,11 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.trainer.data.set_epoch(int(state.epoch or 0))
         self.start_clock()
+
+    def on_step_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.passes.begin(state.global_step + 1)
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
@@ -271,13 +299,9 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
             return
         trainer, tally = self.trainer, self.trainer.tally
         loss = float(logs["loss"])
-        if not math.isfinite(loss) or not math.isfinite(float(logs["grad_norm"])):
-            raise TrainingError(
-                f"Training left the finite numbers at step {state.global_step}: loss {loss}, "
-                f"gradient norm {logs['grad_norm']}.",
-                advice="Lower training.learning_rate, or set training.precision=fp32. The "
-                "checkpoint before this step is kept.",
-            )
+        norm = float(logs["grad_norm"])
+        if trainer.options.recover or not math.isfinite(loss + norm):
+            tally.watch.check(state.global_step, loss, norm)
         tally.first_loss = loss if tally.first_loss is None else tally.first_loss
         tally.last_loss = loss
         tokens = tally.tokens - self._tokens_before
@@ -288,7 +312,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
             epoch=round(state.epoch or 0.0, 4),
             loss=loss,
             learning_rate=float(logs["learning_rate"]),
-            grad_norm=float(logs["grad_norm"]),
+            grad_norm=norm,
             tokens=tally.tokens,
             tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
             padding_share=tally.padding / max(1, tally.tokens + tally.padding),
