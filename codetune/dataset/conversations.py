@@ -80,7 +80,7 @@ class Conversations:
         if len(ids) > self.window:
             cut = self._cut_middle(messages, len(ids) - self.window)
             if cut is None:
-                return Refused("the answer is longer than the window")
+                return Refused("the answer does not fit the window")
             characters = sum(len(m["content"]) for m in messages) - sum(
                 len(m["content"]) for m in cut
             )

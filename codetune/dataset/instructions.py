@@ -18,6 +18,7 @@ from codetune.dataset.conversations import Conversations, Refused
 from codetune.dataset.instruct.make import InstructionMaker, Made, read_pairs
 from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.leakage import Purged
+from codetune.dataset.review import Review
 from codetune.dataset.table import ExamplesFile, columns_of, pack_rows
 from codetune.dataset.windows import WindowSet, telling_windows
 from codetune.dataset.workers import Workers
@@ -60,13 +61,19 @@ class Encoded:
 class Encoding:
     """Tokenises batches of examples with messages; every process has one."""
 
-    def __init__(self, base: Path, window: int) -> None:
-        self._conversations = Conversations(Renderer.from_folder(base), window)
+    def __init__(self, base: Path, recipe: Recipe, review: Review) -> None:
+        renderer = Renderer.from_folder(base).with_template(recipe.template)
+        self._conversations = Conversations(renderer, recipe.window)
+        self._review = review
 
     def __call__(self, examples: list[Example]) -> Encoded:
         kept: list[Example] = []
         made = Encoded(b"", [], [])
-        for example in examples:
+        for made_example in examples:
+            example = self._review.apply(made_example)
+            if example is None:
+                made.refused["a review dropped it"] += 1
+                continue
             found = self._conversations.encode(example)
             if isinstance(found, Refused):
                 made.refused[found.reason] += 1
@@ -83,9 +90,14 @@ class Instructions:
     """The instructions of one dataset, from documents to tokens."""
 
     def __init__(
-        self, documents: Path, options: DatasetOptions, recipe: Recipe, workers: Workers
+        self,
+        documents: Path,
+        options: DatasetOptions,
+        recipe: Recipe,
+        workers: Workers,
+        review: Review,
     ) -> None:
-        self._documents, self._options = documents, options
+        self._documents, self._options, self._review = documents, options, review
         self._recipe, self._workers = recipe, workers
 
     def write(self, folder: Path, parts: Split, purged: Purged) -> Made:
@@ -146,7 +158,7 @@ class Instructions:
         """
         counts: Counter[str] = Counter()
         refused: Counter[str] = Counter()
-        arguments = (base, self._recipe.window)
+        arguments = (base, self._recipe, self._review)
         for made in self._workers.map(Encoding, arguments, _runs(pairs)):
             for ids, loss in zip(made.ids, made.loss, strict=True):
                 number = first + counts["examples sft"]

@@ -24,6 +24,7 @@ class Mixed:
     epochs: float = 0.0  # how often these examples stand there
     held_examples: int = 0
     held_tokens: int = 0
+    has_answers: bool = False  # whether there are conversations in it
 
     def row(self, total: int) -> dict[str, Any]:
         """The set's part of mix.json; `total` are the tokens of all streams."""

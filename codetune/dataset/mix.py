@@ -183,6 +183,7 @@ class Mixture:
             self._similar.add(stream.name, signature)
         pieces, shortened = made
         stream.shortened += shortened
+        stream.has_answers |= example.messages is not None
         spool.add(rank, replace(reviewed, stream=stream.name), pieces)
 
     def _pieces(self, example: Example) -> tuple[list[Piece], Counter[str]] | Refused:

@@ -30,6 +30,30 @@ class Decision:
     text: str | None = None
     note: str = ""
 
+    @classmethod
+    def of_row(cls, row: Any, where: str) -> Decision:
+        """Check a row that a person may have written.
+
+        Raises:
+            DatasetError: naming the field; `where` names file and row.
+        """
+        if not isinstance(row, Mapping):
+            raise DatasetError(f"{where}: an object was expected.")
+        if not isinstance(row.get("id"), str):
+            raise DatasetError(f"{where}, field 'id': is missing.")
+        verdict = row.get("verdict")
+        if verdict not in _VERDICTS:
+            raise DatasetError(
+                f"{where}, field 'verdict': cannot be {verdict!r}.",
+                advice=f"Known: {', '.join(_VERDICTS)}.",
+            )
+        if verdict != "edit":
+            return cls(row["id"], verdict, note=str(row.get("note") or ""))
+        if not any(row.get(name) for name in _EDITED):
+            raise DatasetError(f"{where}: an edit needs messages or text.")
+        messages, text = _messages(row, where), _text(row, where)
+        return cls(row["id"], verdict, messages, text, str(row.get("note") or ""))
+
     def row(self) -> dict[str, Any]:
         """As a line of the file."""
         row: dict[str, Any] = {"id": self.id, "verdict": self.verdict}
@@ -54,13 +78,8 @@ class Review:
             DatasetError: it cannot be read, or a line is no decision; the line is named.
         """
         review = cls()
-        try:
-            with path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        review.add(_decision(line, f"{path}, row {number}"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(f"The review {path} cannot be read: {error}.") from error
+        for decision in read_decisions(path):
+            review.add(decision)
         return review
 
     def add(self, decision: Decision) -> None:
@@ -92,26 +111,29 @@ def append_decision(path: Path, decision: Decision) -> None:
         file.write(json.dumps(decision.row(), ensure_ascii=False) + "\n")
 
 
-def _decision(line: str, where: str) -> Decision:
+def read_decisions(path: Path, *, undecided: bool = False) -> list[Decision]:
+    """The decisions of a file in order; with `undecided`, rows with an empty verdict are passed.
+
+    Raises:
+        DatasetError: it cannot be read, or a line is no decision; the line is named.
+    """
+    found: list[Decision] = []
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where}: is not JSON: {error}") from error
-    if not isinstance(row, Mapping):
-        raise DatasetError(f"{where}: an object was expected.")
-    if not isinstance(row.get("id"), str):
-        raise DatasetError(f"{where}, field 'id': is missing.")
-    verdict = row.get("verdict")
-    if verdict not in _VERDICTS:
-        raise DatasetError(
-            f"{where}, field 'verdict': cannot be {verdict!r}.",
-            advice=f"Known: {', '.join(_VERDICTS)}.",
-        )
-    if verdict == "edit" and not any(row.get(name) for name in _EDITED):
-        raise DatasetError(f"{where}: an edit needs messages or text.")
-    return Decision(
-        row["id"], verdict, _messages(row, where), _text(row, where), str(row.get("note") or "")
-    )
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}, row {number}"
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise DatasetError(f"{where}: is not JSON: {error}") from error
+                if undecided and isinstance(row, Mapping) and row.get("verdict") == "":
+                    continue
+                found.append(Decision.of_row(row, where))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"The review {path} cannot be read: {error}.") from error
+    return found
 
 
 def _text(row: Mapping[str, Any], where: str) -> str | None:

@@ -82,8 +82,8 @@ def test_a_long_question_loses_its_middle() -> None:
 
 def test_an_answer_is_never_cut() -> None:
     made = Conversations(renderer("qwen"), 128)
-    assert made.encode(example("x?", LINES)) == Refused("the answer is longer than the window")
-    assert made.encode(example(LINES, LINES)) == Refused("the answer is longer than the window")
+    assert made.encode(example("x?", LINES)) == Refused("the answer does not fit the window")
+    assert made.encode(example(LINES, LINES)) == Refused("the answer does not fit the window")
 
 
 @pytest.mark.parametrize(

@@ -193,11 +193,11 @@ def test_answers_that_do_not_fit(tmp_path: Path) -> None:
     entries = rows(1, 40)
     entries += [{"instruction": "Go on.", "output": code(n)} for n in range(20)]
     mix = [{"name": "a", "path": jsonl(tmp_path / "a.jsonl", entries), "share": 0.3}]
-    with pytest.raises(DatasetError, match=r"20 of 60 .* 'a' .* longer than the window") as error:
+    with pytest.raises(DatasetError, match=r"20 of 60 .* 'a' .* does not fit the window") as error:
         Made(tmp_path / "out", mix)
     assert "refused_at_most" in error.value.advice
     made = Made(tmp_path / "out2", mix, refused_at_most=0.5)
-    assert made.streams[0].dropped["not encoded: the answer is longer than the window"] == 20
+    assert made.streams[0].dropped["not encoded: the answer does not fit the window"] == 20
     assert made.streams[0].examples <= 40
 
 
