@@ -29,6 +29,7 @@ from codetune.dataset.windows import WindowSet, telling_windows
 from codetune.dataset.workers import Workers, processes_for
 from codetune.errors import DatasetError
 from codetune.models.prompts import Renderer
+from codetune.models.prompts.templates import TEMPLATE_FILE
 from codetune.models.tokens import TokenWriter
 from codetune.progress import Progress
 from codetune.records import Document, Repository
@@ -204,7 +205,7 @@ class _Build:
             own.append(Own("replay", examples, tokens, code and share, replay_digest()))
         write_json(folder / "mix.json", manifest(own, mixed, self.options.seed))
         if training["examples sft"] or any(one.has_answers for one in mixed):
-            (folder / "chat_template.jinja").write_text(self.renderer.template, encoding="utf-8")
+            (folder / TEMPLATE_FILE).write_text(self.renderer.template, encoding="utf-8")
         return mixed
 
     def _purge(self, parts: Split, workers: Workers) -> Purged:

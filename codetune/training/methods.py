@@ -15,6 +15,7 @@ from codetune.artifacts import write_json
 from codetune.errors import TrainingError
 from codetune.models.architecture import has_transposed_layers, linear_layers, turn_off_dropout
 from codetune.models.load import BASE_FILE, BaseModel, Parent, load_model
+from codetune.models.prompts.templates import TEMPLATE_FILE
 from codetune.models.quantised import Bits
 from codetune.training.adapters import speed_up
 from codetune.training.attention import NAME as ATTENTION
@@ -34,7 +35,7 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
     "generation_config.json",
 )
 
@@ -231,3 +232,14 @@ def save_model(model: nn.Module, base: BaseModel, options: TrainingOptions, fold
         join(base.parent, folder)
     write_json(folder / BASE_FILE, {"name": base.name, "digest": base.digest})
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the registry writes one
+
+
+def keep_template(dataset: Path, parent: Parent | None, folder: Path) -> None:
+    """Put the chat template of the learned conversations beside the weights in `folder`.
+
+    It is the dataset's; without conversations there, the one of the adapter below.
+    """
+    for source in (dataset, parent.path if parent is not None else None):
+        if source is not None and (source / TEMPLATE_FILE).is_file():
+            shutil.copyfile(source / TEMPLATE_FILE, folder / TEMPLATE_FILE)
+            return

@@ -136,7 +136,7 @@ class _Run:
     def _attempt(
         self, log: logging.Logger, checkpoints: Checkpoints, recovery: Recovery
     ) -> Mapping[str, Any]:
-        from codetune.training.methods import load_weights, save_model
+        from codetune.training.methods import keep_template, load_weights, save_model
         from codetune.training.metrics import Metrics
         from codetune.training.trainer import CodetuneTrainer, Outputs, arguments
 
@@ -173,6 +173,7 @@ class _Run:
         if trainer.tally.best_step is not None:
             load_weights(model, checkpoints.load_best(trainer.tally.best_step))
         save_model(model, self.base, options, self.folder / "model")
+        keep_template(self.dataset.path, self.base.parent, self.folder / "model")
         checkpoints.remove()
         summary = _summary(trainer, options, facts.parameters, facts.trainable)
         return {**summary, "recovery": recovery.now.events}

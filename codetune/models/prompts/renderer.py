@@ -17,7 +17,7 @@ from codetune.errors import ModelError
 from codetune.models.prompts.chat import ChatTemplate, Message, Piece, UntrackableError
 from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
 from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
-from codetune.models.prompts.templates import TemplateName, named_template
+from codetune.models.prompts.templates import TEMPLATE_FILE, TemplateName, named_template
 from codetune.models.prompts.words import Ids, Places, byte_table, words_of
 
 Order = Literal["psm", "spm"]
@@ -75,7 +75,7 @@ class Renderer:
         spec, config, names = (_read_json(path / name) for name in _FILES)
         config = names | config
         source = config.get("chat_template")
-        file = template or path / "chat_template.jinja"
+        file = template or path / TEMPLATE_FILE
         if file.is_file():
             source = file.read_text(encoding="utf-8")
         if isinstance(source, list):  # several named templates
@@ -93,7 +93,7 @@ class Renderer:
     def digest_of(path: Path) -> str:
         """SHA-256 of what a renderer reads from `path`: 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        for name in (*_FILES, "chat_template.jinja"):
+        for name in (*_FILES, TEMPLATE_FILE):
             if (path / name).is_file():
                 digest.update(name.encode() + b"\0" + (path / name).read_bytes())
         return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+TEMPLATE_FILE = "chat_template.jinja"  # beside weights: how their conversations are written
 TemplateName = Literal["auto", "base", "chatml", "alpaca", "llama2", "plain"]
 
 _CHATML = (

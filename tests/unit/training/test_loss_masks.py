@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from codetune.errors import ArtifactError
+from codetune.models.load import Parent
+from codetune.models.prompts.templates import TEMPLATE_FILE
 from codetune.models.tokens import TokenStore, TokenWriter
 from codetune.training.batches import make_batch
+from codetune.training.methods import keep_template
 
 
 def store(folder: Path) -> TokenStore:
@@ -44,3 +47,18 @@ def test_a_store_that_lost_its_masks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loss.bin").unlink()
     with pytest.raises(ArtifactError, match=r"loss\.bin"):
         TokenStore.open(tmp_path)
+
+
+def test_the_template_goes_along_with_the_weights(tmp_path: Path) -> None:
+    dataset, below, model = tmp_path / "dataset", tmp_path / "below", tmp_path / "model"
+    for folder in (dataset, below, model):
+        folder.mkdir()
+    parent = Parent("team:1", below, "digest")
+    keep_template(dataset, parent, model)
+    assert not (model / TEMPLATE_FILE).exists()
+    (below / TEMPLATE_FILE).write_text("below")
+    keep_template(dataset, parent, model)
+    assert (model / TEMPLATE_FILE).read_text() == "below"
+    (dataset / TEMPLATE_FILE).write_text("learned")
+    keep_template(dataset, parent, model)
+    assert (model / TEMPLATE_FILE).read_text() == "learned"
