@@ -164,7 +164,7 @@ class _Build:
         if not self.options.use_sft:
             return None
         self.instructions = Instructions(
-            self.documents, self.options, self.recipe, workers, self.review
+            self.documents, self.options, self.recipe, workers, self.review, self.progress
         )
         with self.progress.task("Making instructions"):
             return self.instructions.write(folder, parts, purged)

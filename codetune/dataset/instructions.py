@@ -24,6 +24,7 @@ from codetune.dataset.windows import WindowSet, telling_windows
 from codetune.dataset.workers import Workers
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenWriter
+from codetune.progress import Progress
 from codetune.records import Document, Example
 from codetune.tables import TableWriter
 
@@ -96,8 +97,10 @@ class Instructions:
         recipe: Recipe,
         workers: Workers,
         review: Review,
+        progress: Progress,
     ) -> None:
         self._documents, self._options, self._review = documents, options, review
+        self._progress = progress
         self._recipe, self._workers = recipe, workers
 
     def write(self, folder: Path, parts: Split, purged: Purged) -> Made:
@@ -116,7 +119,9 @@ class Instructions:
                held_out: WindowSet | None = None) -> InstructionMaker:  # fmt: skip
         options, seed = self._options.instructions, self._options.seed
         commit = self._recipe.commit
-        return InstructionMaker(documents, seed, commit, options, workers, changes, held_out)
+        return InstructionMaker(
+            documents, seed, commit, options, workers, changes, held_out, self._progress
+        )
 
     def _hold_out(self, folder: Path, purged: Purged) -> None:
         """Write the held-out rows, some of each kind, in an order that the seed decides."""

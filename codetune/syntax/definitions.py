@@ -177,6 +177,8 @@ class _Finder:
             return None
         start, end = outer.start_byte, outer.end_byte
         doc, first, attributes = self._above(children, index)
+        if doc and node.type == "declaration" and self._leads_a_group(children, index):
+            doc = None
         start = min(start, first)
         body: Range | None = None
         if block is not None and self._data[block.start_byte : block.start_byte + 1] == b"{":
@@ -185,7 +187,8 @@ class _Finder:
             doc, body = self._python_doc(node, block)
         receiver = node.child_by_field_name("receiver")
         if receiver is not None:
-            around = _joined(around, _last_word(self._text(receiver)))
+            typed = self._text(receiver).partition("[")[0]  # without Go's type parameters
+            around = _joined(around, _last_word(typed))
         is_member = member or (self._language == "cpp" and "." in name)
         kind = "method" if kind == "function" and is_member else kind
         return Definition(
@@ -221,6 +224,13 @@ class _Finder:
             style, at = marks, node.start_byte
             doc = (at, doc[1] if doc else len(self._data[: node.end_byte].rstrip()))
         return doc, first, attributes
+
+    def _leads_a_group(self, children: Sequence[Any], index: int) -> bool:
+        """Whether the next line holds another prototype: the comment above is about both."""
+        here, after = children[index], children[index + 1 : index + 2]
+        if not after or after[0].type != "declaration":
+            return False
+        return self._data[here.end_byte : after[0].start_byte].count(b"\n") <= 1
 
     def _marks(self, node: Any) -> bytes:
         """How a doc comment opens; b"" for anything else."""

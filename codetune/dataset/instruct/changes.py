@@ -22,8 +22,8 @@ _NUMBER = re.compile(
     re.MULTILINE,
 )
 _SAYS_NOTHING = re.compile(
-    r"(?i)^(?:wip\b|fix(?:e[sd]|up)?[!.]?$|typos?\b|fix (?:a |some )?typos?\b|oops|"
-    r"updates?$|merge\b|bump\b|release\b|v?\d+\.\d+|"
+    r"(?i)^(?:[\w()/.,-]+!?: ?)?(?:wip\b|fix(?:e[sd]|up)?[!.]?$|typos?\b|fix (?:a |some )?"
+    r"typos?\b|oops|updates?$|merge\b|bump\b|release\b|v?\d+\.\d+|"
     r"prepar\w+ (?:for )?(?:release|v?\d)|revert\b|fixup!|squash!|"
     r"version\b|changelog|lint\b|format(?:ting)?$|cleanup$|clean up$|minor\b|more\b|tests?$|"
     r"chore\(deps\)|chore: release|refactor$|review\b|address (?:review|comments|feedback)|"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from codetune.dataset.teacher.config import TeacherOptions
 from codetune.options import Options, option
 
 Kind = Literal["explain", "complete", "document", "test", "commit", "question"]
@@ -28,5 +29,9 @@ class InstructionOptions(Options):
     longest_output: int = option(3000, ge=100, description="Characters of an answer, at most.")
     most_repeats: int = option(
         3, ge=1, description="An answer that occurs more often within a kind is boilerplate."
+    )
+    teacher: TeacherOptions = option(
+        default_factory=TeacherOptions,
+        description="A model that words the instructions anew; answers stay as they are.",
     )
     heldout: int = option(200, ge=0, description="Held-out instructions, at most.")

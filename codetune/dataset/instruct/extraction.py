@@ -89,7 +89,8 @@ class Extracting:
             made.places += [
                 Place(document.id, document.path, document.language, one.kind,
                       one.qualified, one.whole, one.doc)
-                for one in found if not one.is_test and one.body
+                for one in found
+                if one.body and not one.is_test and not one.qualified.startswith("tests.")
             ]  # fmt: skip
 
     def _find_tests(self, document: Document, made: Extracted) -> None:

@@ -5,6 +5,7 @@ not_language           an explanation that is a table, a list of links, a drawin
 licence                a licence header or copyright notice
 todo                   a note to do something later, not documentation
 generated              written by a program, or standing for one
+of_a_group             a comment over several definitions, not about this one
 copy                   an answer that only says the name again, or repeats the input
 trivial                a body that holds nothing but `pass`, `todo!()` or one return
 redacted               an answer that holds the placeholder of a secret
@@ -39,6 +40,12 @@ _TRIVIAL = re.compile(
     r"raise NotImplementedError(?:\([^)]*\))?|return(?: \w+)?;?|super\(\)\.\w+\(\))?\s*;?\s*\}?\s*$"
 )
 _REDACTED = re.compile(r"\bREDACTED_[A-Z]")
+_OF_A_GROUP = re.compile(
+    r"(?i)^\W{0,8}(?:these|the following|below are|helper functions|helpers\b|utilit(?:y functions|"
+    r"ies)\b|common\b[\w ]{0,20}s\W*$)|^\W*(?:-{3,}|={3,}|\*{4,})"
+)
+_TAG = re.compile(r"</?[a-zA-Z][^>]*>")
+_LEAST_WITHOUT_TAGS = 0.7  # a share of the characters
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
@@ -81,6 +88,10 @@ def _against_words(pair: Pair, output: str) -> str | None:
         return "licence"
     if _GENERATED.search(output[:400]):
         return "generated"
+    if _OF_A_GROUP.match(output):
+        return "of_a_group"
+    if len(_TAG.sub("", output)) < _LEAST_WITHOUT_TAGS * len(output):
+        return "not_language"
     prose = _LINK.sub(" ", _FENCE.sub(" ", output))
     words = _WORD.findall(prose)
     if len(words) < _FEWEST_WORDS[pair.kind]:

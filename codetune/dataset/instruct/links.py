@@ -19,6 +19,7 @@ _GROUPS = {"typescript": "javascript", "tsx": "javascript", "c": "cpp"}
 _SHORTEST_NAME = 3
 _MOST_CALLERS = 30  # a function that so many tests name is a helper of theirs, or the entry point
 _IS_SAID = 10  # the score of a place whose name stands in the test's title
+_NOT_TESTED = frozenset({"interface", "type", "trait", "enum"})
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -60,7 +61,7 @@ class Links:
             if len(name) < _SHORTEST_NAME:
                 continue
             for place in self._by_name.get((_group(test.language), name), ()):
-                near = _near(test, place)
+                near = 0 if place.what in _NOT_TESTED else _near(test, place)
                 if near:
                     scored[place] = near + _said(title, place, test)
         if not scored:
@@ -84,7 +85,7 @@ def _near(test: Asking, place: Place) -> int:
     if test.language == "go":
         return int(folder_of(place.path).rpartition("/")[2] in test.imports)
     first = place.qualified.partition(".")[0]
-    if first in test.imports or stem in test.imports:
+    if first in test.imports or (stem in test.imports and _group(test.language) != "javascript"):
         return 1
     # Python's packages hand names on from their __init__, Rust's crates from lib.rs.
     last = place.qualified.rpartition(".")[2]

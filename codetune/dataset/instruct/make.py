@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codetune.artifacts import home
 from codetune.dataset.instruct.changes import ChangePairs
 from codetune.dataset.instruct.code import dedented, without_doc
 from codetune.dataset.instruct.config import InstructionOptions
@@ -21,6 +22,7 @@ from codetune.dataset.instruct.prose import cleaned
 from codetune.dataset.instruct.select import Pool
 from codetune.dataset.windows import WindowSet
 from codetune.dataset.workers import Workers
+from codetune.progress import Progress
 from codetune.records import Document
 from codetune.syntax.definitions import Definition
 from codetune.tables import read_rows
@@ -34,12 +36,14 @@ class Made:
 
     kinds: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    teacher: dict[str, object] = field(default_factory=dict)
 
-    def summary(self) -> dict[str, dict[str, int]]:
+    def summary(self) -> dict[str, Mapping[str, object]]:
         """The dataset's summary of its instructions."""
         return {
             "instructions": {kind: self.kinds[kind] for kind in KINDS if self.kinds[kind]},
             "instructions_dropped": dict(self.dropped.most_common()),
+            **({"teacher": self.teacher} if self.teacher else {}),
         }
 
 
@@ -54,14 +58,26 @@ class InstructionMaker:
     workers: Workers
     changes: Path | None = None
     held_out: WindowSet | None = None
+    progress: Progress = field(default_factory=Progress)
 
     def write(self, folder: Path) -> Made:
         """Write `sft.jsonl` and `sft_readable.json`."""
         made = Made()
         with InstructionFiles(folder) as files:
-            for pair in self.pairs(folder, made):
+            for pair in self._worded(self.pairs(folder, made), made):
                 files.add(pair)
         return made
+
+    def _worded(self, pairs: Iterator[Pair], made: Made) -> Iterator[Pair]:
+        """The pairs, some of them in a teacher's words if one is wanted."""
+        if self.options.teacher.url is None:
+            yield from pairs
+            return
+        from codetune.dataset.teacher.rewording import Teacher  # httpx takes time to import
+
+        teacher = Teacher(self.options.teacher, home() / "teacher", self.progress)
+        yield from teacher.reword(list(pairs))
+        made.teacher = teacher.outcome.summary()
 
     def pairs(self, folder: Path, made: Made | None = None) -> Iterator[Pair]:
         """The chosen pairs, kind by kind; `folder` takes a temporary file, `made` the counts."""

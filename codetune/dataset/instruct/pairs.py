@@ -33,6 +33,7 @@ class Pair:
     language: str
     commit: str | None = None
     names: str = ""
+    teacher: str = ""  # the model that worded the instruction, if one did
 
     @property
     def id(self) -> str:
@@ -76,7 +77,7 @@ class Pair:
 
     def row(self) -> dict[str, Any]:
         """The row of `sft.jsonl`."""
-        source = {
+        source: dict[str, Any] = {
             "repo": self.repo,
             "commit": self.commit,
             "path": self.path,
@@ -84,6 +85,8 @@ class Pair:
             "licence": self.licence,
         }
         texts = {"instruction": self.instruction, "input": self.input, "output": self.output}
+        if self.teacher:
+            source["teacher"] = self.teacher
         return {**texts, "kind": self.kind, "language": self.language, "source": source}
 
     @classmethod
@@ -93,7 +96,7 @@ class Pair:
         texts = {name: row[name] for name in ("instruction", "input", "output", "kind", "language")}
         span = (int(source["span"][0]), int(source["span"][1]))
         names = {name: source[name] for name in ("repo", "commit", "path", "licence")}
-        return cls(**texts, span=span, **names)
+        return cls(**texts, span=span, **names, teacher=source.get("teacher", ""))
 
 
 def _flat(text: str) -> str:
