@@ -9,6 +9,7 @@ not agree, nothing is guessed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -113,8 +114,9 @@ def probed_spans(
                     "before an answer it writes something else than its generation prompt"
                 )
             start = len(prompt)
-            bare = render(messages[:index], False)
-            tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
+            if len(answers) > 1:
+                bare = render(messages[:index], False)
+                tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
         spans.append(Span(start, span.end))
         before = span.end
     return spans
@@ -158,11 +160,5 @@ def _probes(probed: str, marks: Marks) -> list[Span]:
 
 def _runs(text: str, marks: Marks) -> list[tuple[str, str]]:
     """The texts between marks, each with the mark that follows it ('' at the end)."""
-    runs: list[tuple[str, str]] = []
-    at = 0
-    places = [n for n, letter in enumerate(text) if letter in (marks.start, marks.end)]
-    for place in places:
-        runs.append((text[at:place], text[place]))
-        at = place + 1
-    runs.append((text[at:], ""))
-    return runs
+    parts = [*re.split(f"([{marks.start}{marks.end}])", text), ""]
+    return list(zip(parts[::2], parts[1::2], strict=True))

@@ -225,19 +225,17 @@ class Renderer:
             ModelError: the template refuses these messages, or does not show its answers.
         """
         pieces, ended = self._chat.answered(messages, **variables)
-        ids: list[int] = []
-        loss: list[bool] = []
-        for value, answer in pieces:
-            some = self.plain(value) if isinstance(value, str) else [value]
-            ids += some
-            loss += [answer is not None] * len(some)
-        while loss and not loss[-1]:
-            loss.pop()
-        del ids[len(loss) :]
+        while pieces and pieces[-1].answer is None:
+            pieces.pop()
         if ended and not ended[-1]:
-            ids.append(self.eos_id)
-            loss.append(True)
-        return np.array(ids, np.uint32), np.array(loss, np.bool_)
+            pieces.append(Piece(self.eos_id, len(ended) - 1))
+        parts = [
+            self.plain_offsets(value)[0] if isinstance(value, str) else np.array([value], np.uint32)
+            for value, _ in pieces
+        ]
+        answers = [piece.answer is not None for piece in pieces]
+        loss = np.repeat(np.array(answers, np.bool_), [len(part) for part in parts])
+        return np.concatenate([np.empty(0, np.uint32), *parts]), loss
 
     def with_template(self, name: TemplateName) -> Renderer:
         """The same renderer with another chat template.
