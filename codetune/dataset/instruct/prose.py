@@ -37,7 +37,7 @@ _QUESTION = re.compile(
     r"(?i)^(?:how|what|why|when|where|which|who|can|could|does|do|is|are|should|will)\b.*"
 )
 _LINK_IN_HEADING = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])?|<[^>]+>|\{\s*#[^}]*\}")
-_NAMED = re.compile(r"`(?:[\w.]+(?:\.|::|->))?([A-Za-z_]\w{3,})(?:\(\))?`")
+_NAMED = re.compile(r"`(?:[\w.]+(?:\.|::|->))?([A-Za-z_]\w{3,})(?:\([^`()]*\))?`")
 _LINES_OF_LINKS = re.compile(
     r"^\s*(?:[-*+]|\d+\.)?\s*!?\[[^\]]*\]\([^)]*\)\W*$|^\s*<[^>]*>\s*$", re.M
 )
