@@ -20,8 +20,8 @@ class Metrics:
 
     Lines are `{"kind": "train", "step", "epoch", "loss", "learning_rate", "grad_norm",
     "tokens", "tokens_per_second", "padding_share", "memory_bytes", "seconds"}`,
-    `{"kind": "validation", "step", "loss", "best"}` and `{"kind": "recovery", "step", "why",
-    "what", …}`; losses are nats per token.
+    `{"kind": "validation", "step", "loss", "best", "streams"}` (a loss for each stream) and
+    `{"kind": "recovery", "step", "why", "what", …}`; losses are nats per token.
     """
 
     def __init__(self, run: Path, *, resumed_step: int | None) -> None:

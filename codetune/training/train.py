@@ -69,6 +69,7 @@ class _Parts:
     passes: Passes
     data: MicroBatches
     validation: list[Batch]
+    streams: list[str]  # of each validation batch
     plan: Plan
     device: torch.device
 
@@ -164,6 +165,7 @@ class _Run:
                 checkpoints=checkpoints,
                 options=options,
                 outputs=Outputs(metrics, log, task),
+                streams=parts.streams,
             )
             try:
                 self._run(trainer, checkpoint)
@@ -190,6 +192,7 @@ class _Run:
         from codetune.training.passes import Passes
         from codetune.training.plan import make_plan
         from codetune.training.selfcheck import check_objective
+        from codetune.training.streams import names_of
 
         options = self.options
         store, held_out = self._stores()
@@ -222,6 +225,7 @@ class _Run:
             ),
             data=MicroBatches(store, plan.window, plan.rows_per_batch, options.seed),
             validation=[make_batch(held_out, part) for part in plan.validation_batches],
+            streams=names_of(held_out, plan.validation_batches),
             plan=plan,
             device=device,
         )
@@ -285,6 +289,10 @@ def _summary(
         "peak_memory_bytes": max(tally.peak_memory, peak_memory()),
         "loss": {"first": tally.first_loss, "last": tally.last_loss},
         "validation": {"first": tally.first_validation, "best": tally.best_validation},
+        "validation_by_stream": {
+            name: {"first": tally.first_by_stream.get(name), "best": best}
+            for name, best in tally.best_by_stream.items()
+        },
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
         "best_step": tally.best_step,

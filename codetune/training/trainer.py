@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from codetune.training.optimizer import Masters
 from codetune.training.passes import Passes
 from codetune.training.plan import Plan
 from codetune.training.recovery import Watch
+from codetune.training.streams import losses_by_stream
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Tally:
     last_loss: float | None = None
     first_validation: float | None = None
     best_validation: float | None = None
+    first_by_stream: dict[str, float] = field(default_factory=dict)
+    best_by_stream: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
     worse: int = 0  # validations in a row without a new best
     validated_step: int | None = None
@@ -119,8 +123,11 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         checkpoints: Checkpoints,
         options: TrainingOptions,
         outputs: Outputs,
+        streams: Sequence[str],
     ) -> None:
+        """`streams` names the stream of each validation batch."""
         self.objective, self.data, self.validation = objective, data, validation
+        self.streams = streams
         self.masters, self.passes, self.checkpoints = optimizer, passes, checkpoints
         self.options, self.outputs = options, outputs
         self.tally, self.steps = Tally(), _Steps(self)
@@ -181,17 +188,21 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         pairs = [self.passes.summed(batch.to(self.args.device)) for batch in self.validation]
         self.model.train()
         loss = sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
+        streams = losses_by_stream(self.streams, pairs)
         step, tally = self.state.global_step, self.tally
         best = tally.best_validation is None or loss < tally.best_validation
         if tally.first_validation is None:
-            tally.first_validation = loss
+            tally.first_validation, tally.first_by_stream = loss, streams
         if best:
             tally.best_validation, tally.best_step, tally.worse = loss, step, 0
+            tally.best_by_stream = streams
             self.checkpoints.save_best(step, self.masters.tensors_of_weights())
         else:
             tally.worse += 1
             tally.stopped_early = tally.worse >= self.options.patience
-        self.outputs.metrics.write(kind="validation", step=step, loss=loss, best=best)
+        self.outputs.metrics.write(
+            kind="validation", step=step, loss=loss, best=best, streams=streams
+        )
         self.outputs.log.info("step %d: validation loss %.4f%s", step, loss, " *" if best else "")
         tally.validated_step = step
         self.control.should_training_stop |= tally.stopped_early
