@@ -170,11 +170,13 @@ def show(
     from codetune.dataset.formats import Problems, read_set
     from codetune.dataset.inspection import view_example, view_stored
     from codetune.errors import DatasetError
+    from codetune.models.load import resolve_base
 
-    conversations = _conversations(base or "nano", template, window)
+    base = base or "nano"
+    conversations = _conversations(base, template, window)
     renderer = conversations.renderer
     if (file / "tokens" / "store.json").is_file():
-        view, stream = view_stored(file, row)
+        view, stream = view_stored(file, row, resolve_base(base).path)
         _show_view(view, renderer, {"row": row, "stream": stream}, as_json)
         return
     problems = Problems(stop=False)

@@ -65,10 +65,12 @@ def build(
     review = Review.load(Path(options.review).expanduser()) if options.review else Review()
     recipe = resolve(options, renderer, base, repository, review)
     work = _Build(cleaned / "documents.parquet", base, renderer, options, recipe, progress)
-    work.processes, work.review, work.digests = processes, review, inputs_of(options)
-    inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)} | work.digests
+    work.processes, work.review = processes, review
+    inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
+    inputs |= inputs_of(options)
     if options.replay_share:
         inputs["replay"] = replay_digest()
+    work.digests = inputs
     config = options.model_dump() | {"recipe": asdict(recipe), "version": VERSION}
     return run_stage("dataset", folder, config, inputs, work.make)
 
@@ -85,7 +87,7 @@ class _Build:
     replay: Sequence[Document] = ()
     instructions: Instructions | None = None
     review: Review = field(default_factory=Review)
-    digests: Mapping[str, str] = field(default_factory=dict)  # of what is mixed in
+    digests: Mapping[str, str] = field(default_factory=dict)  # of what the dataset is made of
     mixture: Mixture | None = None
 
     def make(self, folder: Path) -> dict[str, Any]:
@@ -192,7 +194,13 @@ class _Build:
         share, rate = self.options.replay_share, self.recipe.fim_rate
         code = (1 - share) if not self.options.use_sft else None  # beside it, as much as there is
         own = [
-            Own(name, training[f"examples {name}"], training[f"tokens {name}"], wanted)
+            Own(
+                name,
+                training[f"examples {name}"],
+                training[f"tokens {name}"],
+                wanted,
+                self.digests["corpus"],
+            )
             for name, wanted in (
                 ("ntp", code and code * (1 - rate)),
                 ("fim", code and code * rate),
@@ -202,7 +210,7 @@ class _Build:
         examples = replay["examples ntp"] + replay["examples fim"]
         tokens = replay["tokens ntp"] + replay["tokens fim"]
         if share:
-            own.append(Own("replay", examples, tokens, code and share, replay_digest()))
+            own.append(Own("replay", examples, tokens, code and share, self.digests["replay"]))
         write_json(folder / "mix.json", manifest(own, mixed, self.options.seed))
         if training["examples sft"] or any(one.has_answers for one in mixed):
             (folder / TEMPLATE_FILE).write_text(self.renderer.template, encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from codetune.artifacts import open_artifact
 from codetune.dataset.conversations import Conversations, Encoded, Flags, Refused
 from codetune.dataset.table import read_examples
 from codetune.errors import DatasetError
@@ -111,13 +112,18 @@ def view_example(example: Example, conversations: Conversations) -> View:
     return View(done.ids, done.loss, _shortening(done))
 
 
-def view_stored(dataset: Path, number: int) -> tuple[View, str]:
-    """Example `number` (1-based) of a built dataset, and its stream's name.
+def view_stored(dataset: Path, number: int, base: Path) -> tuple[View, str]:
+    """Example `number` (1-based) of a dataset built for `base`, and its stream's name.
 
     Raises:
-        DatasetError: there are not so many.
-        ArtifactError: the folder holds no token store.
+        DatasetError: there are not so many, or it was built for another tokenizer.
+        ArtifactError: the folder holds no dataset.
     """
+    if open_artifact(dataset).inputs.get("tokenizer") != Renderer.digest_of(base):
+        raise DatasetError(
+            f"{dataset} was built for another base than {base.name}.",
+            advice="Name the one it was built for: --base.",
+        )
     store = TokenStore.open(dataset / "tokens")
     if not 1 <= number <= len(store):
         raise DatasetError(f"{dataset} has examples 1 to {len(store)}, and no {number}.")

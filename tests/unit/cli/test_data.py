@@ -154,6 +154,35 @@ def test_an_edit_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert row["messages"][-1]["content"] == "right"
 
 
+def test_a_row_of_a_built_dataset(tmp_path: Path) -> None:
+    from codetune.artifacts import run_stage
+    from codetune.models.load import resolve_base
+    from codetune.models.prompts import Renderer
+    from codetune.models.tokens import TokenWriter
+
+    base = resolve_base("nano").path
+    renderer = Renderer.from_folder(base)
+
+    def make(folder: Path) -> dict[str, int]:
+        with TokenWriter(folder / "tokens", renderer.vocab_size) as tokens:
+            tokens.append(renderer.plain("x = 1"), stream="ntp", document=0)
+            ids, _ = renderer.fim_example("a", "MIDDLE", "c")
+            tokens.append(ids, stream="fim", document=0, loss_from=len(ids) - 2)
+        return {}
+
+    inputs = {"tokenizer": Renderer.digest_of(base)}
+    folder = run_stage("dataset", tmp_path, {}, inputs, make).path
+    assert "⟦x = 1⟧\n\nrow 1, stream ntp" in run("show", str(folder)).output
+    shown = json.loads(run("show", str(folder), "--row", "2", "--json").stdout)
+    assert shown["stream"] == "fim"
+    assert shown["learned"] == 2
+    with pytest.raises(CodetuneError, match="examples 1 to 2, and no 3"):
+        run("show", str(folder), "--row", "3")
+    other = run_stage("dataset", tmp_path, {}, {"tokenizer": "another"}, make).path
+    with pytest.raises(CodetuneError, match="built for another base"):
+        run("show", str(other))
+
+
 def test_what_is_no_dataset(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(CodetuneError, match="not a built dataset"):
         run("review", str(tmp_path))
