@@ -125,9 +125,10 @@ class Journey:
         return Repository(**json.loads((self.collect() / "repository.json").read_text()))
 
     def base(self) -> BaseModel:
-        from codetune.models.load import resolve_base
+        """The base, or a model of the registry to go on from."""
+        from codetune.registry.cards import Registry
 
-        return resolve_base(self.config.base)
+        return Registry(home()).base(self.config.base)
 
     def name(self) -> str:
         """The model's name: the user's, or the last part of the repository's name."""

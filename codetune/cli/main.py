@@ -37,6 +37,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Setting up": {
         "init": ("codetune.cli.init:init", "Write a codetune.yaml with every option explained."),
+        "export-config": (
+            "codetune.cli.export_config:export_config",
+            "Write the options for Axolotl, LLaMA-Factory or TRL.",
+        ),
         "doctor": ("codetune.cli.doctor:doctor", "Say what this machine can do."),
     },
 }

@@ -47,6 +47,17 @@ def data_settings(data: str | None) -> dict[str, bool | None]:
     return {f"dataset.use_{name}": name in names for name in DATA}
 
 
+# As TrainingOptions.method has them; a test keeps them equal.
+METHODS = ("lora", "full", "dora", "qlora", "qlora8")
+
+
+def method_option(command: Command) -> Command:
+    """`--method`."""
+    return click.option("--method", type=click.Choice(METHODS), help="How the base is tuned.")(
+        command
+    )
+
+
 def project_options(command: Command) -> Command:
     """Options of every command that runs stages of a project."""
     decorators: list[Decorator] = [
@@ -55,9 +66,12 @@ def project_options(command: Command) -> Command:
             "--config",
             "config_file",
             type=click.Path(path_type=Path),
-            help="A codetune.yaml (see `codetune init`).",
+            help="A codetune.yaml (see `codetune init`), or an Axolotl file.",
         ),
-        click.option("--base", help="nano (default), a folder, or a Hugging Face id."),
+        click.option(
+            "--base",
+            help="nano (default), a folder, a Hugging Face id, or a tuned model of yours.",
+        ),
         click.option(
             "--set",
             "settings",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import data_option, data_settings, project_options
+from codetune.cli.options import data_option, data_settings, method_option, project_options
 from codetune.cli.terminal import print_json, progress_shown
 
 Flags = dict[str, Any]
@@ -59,7 +59,7 @@ def build(**flags: Any) -> None:
 @click.command()
 @project_options
 @data_option
-@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+@method_option
 def train(**flags: Any) -> None:
     """Tune the base model on the data built from SOURCE; goes on where it was stopped.
 
@@ -74,7 +74,7 @@ def train(**flags: Any) -> None:
 @click.command()
 @project_options
 @data_option
-@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+@method_option
 def evaluate(**flags: Any) -> None:
     """Score base and tuned model on held-out code of SOURCE.
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import data_option, data_settings, project_options
+from codetune.cli.options import data_option, data_settings, method_option, project_options
 from codetune.cli.terminal import print_json, progress_shown
 
 
 @click.command()
 @project_options
 @data_option
-@click.option("--method", type=click.Choice(["lora", "full"]), help="How the base is tuned.")
+@method_option
 @click.option("--name", help="Name of the tuned model; default: the repository's name.")
 def tune(
     source: str,

@@ -125,7 +125,8 @@ class _Cleaning:
         return verdict
 
     def _check_code(self) -> None:
-        if any(language in IS_CODE for language in self.tally.languages):
+        prose = self.options.prose_alone and self.tally.languages
+        if prose or any(language in IS_CODE for language in self.tally.languages):
             return
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.tally.dropped.most_common(5))
         raise CorpusError(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from codetune.errors import ModelError, UnsafeModelError, nearest
 from codetune.models.architecture import is_seq2seq
 from codetune.models.hardware import machine
-from codetune.models.quantised import Bits, quantisation, quiet_bitsandbytes
+from codetune.models.quantised import Bits, keep_layout, quantisation, quiet_bitsandbytes
 
 if TYPE_CHECKING:
     import torch
@@ -234,7 +234,10 @@ def load_model(
                 advice="It must be a language model that transformers "
                 f"{transformers.__version__} knows.",
             ) from error
-    return (model if quantise is not None else model.to(place)).eval()
+    if quantise is not None:
+        keep_layout(model)
+        return model.eval()
+    return model.to(place).eval()
 
 
 def load_adapter(

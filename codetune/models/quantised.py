@@ -18,6 +18,7 @@ from codetune.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 Bits = Literal["nf4", "int8"]
 EXTRA = "quant"
@@ -64,6 +65,37 @@ def quantisation(bits: Bits, dtype: torch.dtype) -> Any:
     )
 
 
+def keep_layout(model: nn.Module) -> None:
+    """Keep 4-bit weights as they are on CPUs.
+
+    In evaluation mode bitsandbytes packs them anew for faster answers, and with that layout
+    training fails afterwards, as do layers whose width is no multiple of 32.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            packed: Any = layer
+            packed.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def rows_alone(model: nn.Module) -> Iterator[None]:
+    """Within the block an 8-bit layer rounds each row of its input by itself.
+
+    LLM.int8() computes the columns with outliers apart, and finds these in the whole batch: what
+    one document says changes how another's activations are rounded (by about 1 %). That is no
+    attention between documents, but a check for such attention would take it for one.
+    """
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "state") and _is_8bit(m)]
+    thresholds = [layer.state.threshold for layer in layers]
+    for layer in layers:
+        layer.state.threshold = 0.0
+    try:
+        yield
+    finally:
+        for layer, threshold in zip(layers, thresholds, strict=True):
+            layer.state.threshold = threshold
+
+
 @contextmanager
 def quiet_bitsandbytes() -> Iterator[None]:
     """No advice about kernels and casts, once a layer: nothing of it can be acted on."""
@@ -74,3 +106,7 @@ def quiet_bitsandbytes() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _is_8bit(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith("bitsandbytes") and hasattr(layer.weight, "SCB")

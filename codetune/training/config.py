@@ -74,6 +74,11 @@ class TrainingOptions(Options):
         description="LoRA: divide the scale by √rank (rsLoRA, arXiv 2312.03732), which keeps "
         "larger ranks learning; false: by the rank, as the first LoRA did.",
     )
+    target_modules: tuple[str, ...] | None = option(
+        None,
+        description="LoRA: last names of the layers that get adapters (q_proj …); every linear "
+        "layer but the head when not set, which learns most.",
+    )
     dropout: float = option(0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
     precision: Literal["auto", "bf16", "fp32"] = option(
         "auto",

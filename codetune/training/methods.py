@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.artifacts import write_json
-from codetune.errors import TrainingError
+from codetune.errors import TrainingError, nearest
 from codetune.models.architecture import has_transposed_layers, linear_layers, turn_off_dropout
 from codetune.models.load import BASE_FILE, BaseModel, Parent, load_model
 from codetune.models.prompts.templates import TEMPLATE_FILE
@@ -158,19 +158,31 @@ def _lora_config(model: nn.Module, options: TrainingOptions) -> Any:
         use_rslora=options.rslora,
         use_dora=METHODS[options.method].dora,
         lora_dropout=options.dropout,
-        target_modules=_targets(model),
+        target_modules=_targets(model, options.target_modules),
         fan_in_fan_out=has_transposed_layers(model),
         bias="none",
         task_type="SEQ_2_SEQ_LM" if whole.config.is_encoder_decoder else "CAUSAL_LM",
     )
 
 
-def _targets(model: nn.Module) -> list[str]:
-    """The layers' last names where these say it all, as other tools like to read them."""
+def _targets(model: nn.Module, wanted: tuple[str, ...] | None) -> list[str]:
+    """The layers' last names where these say it all, as other tools like to read them.
+
+    Raises:
+        TrainingError: a layer that is wanted does not exist.
+    """
     layers = linear_layers(model)
-    chosen, short = set(layers), sorted({name.rpartition(".")[2] for name in layers})
+    known = {name.rpartition(".")[2] for name in layers}
+    if wanted is not None:
+        if unknown := [name for name in wanted if name not in known]:
+            raise TrainingError(
+                f"training.target_modules: this base has no linear layer '{unknown[0]}'.",
+                advice=nearest(unknown[0], known),
+            )
+        layers = [name for name in layers if name.rpartition(".")[2] in wanted]
+    short = sorted({name.rpartition(".")[2] for name in layers})
     meant = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in short}
-    return short if meant == chosen else layers
+    return short if meant == set(layers) else layers
 
 
 @contextmanager

@@ -133,7 +133,7 @@ class Passes:
 
     def _compute_twice(self) -> None:
         causal: Any = self.objective.causal
-        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        causal.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _why(error: BaseException) -> str:

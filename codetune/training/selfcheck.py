@@ -8,6 +8,7 @@ import torch
 
 from codetune.errors import TrainingError
 from codetune.models.architecture import longest_document
+from codetune.models.quantised import rows_alone
 from codetune.training.batches import Batch, split
 from codetune.training.objective import WAYS, CausalObjective, Objective
 from codetune.training.pairs import PairObjective
@@ -37,7 +38,8 @@ def check_objective(objective: Objective, vocabulary: int, longest: int = 0) -> 
         if isinstance(objective, PairObjective):
             return _check_pairs(objective, vocabulary)
         assert isinstance(objective, CausalObjective)
-        return _check_causal(objective, vocabulary, longest)
+        with rows_alone(objective.model):
+            return _check_causal(objective, vocabulary, longest)
     finally:
         objective.model.train(was_training)
 

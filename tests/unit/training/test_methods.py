@@ -214,6 +214,14 @@ def test_muon_takes_hidden_matrices_only(base: BaseModel) -> None:
     assert len(names) + rest == len(optimizer.masters)
 
 
+def test_the_command_line_knows_every_method() -> None:
+    from typing import get_args
+
+    from codetune.cli.options import METHODS as OFFERED
+
+    assert OFFERED == get_args(TrainingOptions.model_fields["method"].annotation)
+
+
 def test_every_method_option_is_a_method() -> None:
     from typing import get_args
 
