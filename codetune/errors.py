@@ -6,6 +6,7 @@ CodetuneError            what happened, and what to do about it
 │   └── UnsafeSourceError    … because reading it would be an attack
 ├── CorpusError          nothing usable is left after cleaning
 ├── DatasetError         the corpus cannot become training data
+│   └── TeacherError         … because the model that words instructions cannot be used
 ├── ModelError           a base model, tokenizer or adapter that cannot be used
 │   └── UnsafeModelError     … because loading it could run foreign code
 ├── TrainingError        training cannot start or cannot go on
@@ -61,6 +62,10 @@ class CorpusError(CodetuneError):
 
 class DatasetError(CodetuneError):
     """The corpus cannot become training data with these options."""
+
+
+class TeacherError(DatasetError):
+    """The model that should word instructions refuses, fails, or is not configured."""
 
 
 class ModelError(CodetuneError):

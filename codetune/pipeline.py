@@ -48,8 +48,13 @@ class Journey:
         a remote repository is fetched a single time.
         """
         if self._collected is None:
-            folder = self.folder / "sources"
-            self._collected = collect(self.source, self.config.sources, folder, self.progress)
+            folder, options = self.folder / "sources", self.config.sources
+            if options.commits is None:
+                wanted = self.config.dataset.use_sft and (
+                    {"commit", "explain"} & set(self.config.dataset.instructions.kinds)
+                )
+                options = options.model_copy(update={"commits": 4000 if wanted else 0})
+            self._collected = collect(self.source, options, folder, self.progress)
         return self._collected
 
     def clean(self) -> Artifact:
@@ -120,9 +125,10 @@ class Journey:
         return Repository(**json.loads((self.collect() / "repository.json").read_text()))
 
     def base(self) -> BaseModel:
-        from codetune.models.load import resolve_base
+        """The base, or a model of the registry to go on from."""
+        from codetune.registry.cards import Registry
 
-        return resolve_base(self.config.base)
+        return Registry(home()).base(self.config.base)
 
     def name(self) -> str:
         """The model's name: the user's, or the last part of the repository's name."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from codetune.bridges import axolotl
 from codetune.corpus.config import CorpusOptions
 from codetune.dataset.config import DatasetOptions
 from codetune.errors import ConfigError
@@ -17,6 +19,7 @@ from codetune.sources.config import SourceOptions
 from codetune.training.config import TrainingOptions
 
 FILE_NAME = "codetune.yaml"
+_log = logging.getLogger(__name__)
 
 
 class ProjectConfig(Options):
@@ -25,8 +28,9 @@ class ProjectConfig(Options):
     name: str | None = option(None, description="Name of the tuned model; default: the source's.")
     base: str = option(
         "nano",
-        description="The base model: nano (embedded), a folder, or a Hugging Face id such as "
-        "Qwen/Qwen2.5-Coder-1.5B.",
+        description="The base model: nano (embedded), a folder, a Hugging Face id such as "
+        "Qwen/Qwen2.5-Coder-1.5B, or a tuned model of yours to go on from (its adapter stays, "
+        "and a thin one is trained on top).",
     )
     sources: SourceOptions = option(default_factory=SourceOptions, description="What is read.")
     corpus: CorpusOptions = option(default_factory=CorpusOptions, description="What is kept.")
@@ -46,11 +50,17 @@ def load_project(
 ) -> ProjectConfig:
     """The file's options, then `overrides` (dotted key → value), then `--set key=value` lines.
 
+    The file may be Axolotl's, too: what has no meaning here is then named in a log warning.
+
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds an unknown or wrong option.
     """
     values = read_yaml(file) if file else {}
     where = str(file) if file else "defaults"
+    if axolotl.is_axolotl(values):
+        values, ignored = axolotl.read(values, where)
+        if ignored:
+            _log.warning("%s (Axolotl): ignored %s.", where, ", ".join(ignored))
     ProjectConfig.load(values, where)  # so that a wrong file is blamed before the command line
     for key, value in (overrides or {}).items():
         if value is not None:

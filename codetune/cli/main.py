@@ -28,6 +28,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("codetune.cli.stages:train", "Tune the base model on the training data."),
         "evaluate": ("codetune.cli.stages:evaluate", "Score base and tuned on held-out code."),
     },
+    "Data": {
+        "data": ("codetune.cli.data:data", "Check, show, mix and review training data."),
+    },
     "Models": {
         "models": ("codetune.cli.models:models", "List the base and your tuned models."),
         "show": ("codetune.cli.models:show", "Show a model's card: data, method, scores."),
@@ -38,6 +41,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Setting up": {
         "init": ("codetune.cli.init:init", "Write a codetune.yaml with every option explained."),
+        "export-config": (
+            "codetune.cli.export_config:export_config",
+            "Write the options for Axolotl, LLaMA-Factory or TRL.",
+        ),
         "doctor": ("codetune.cli.doctor:doctor", "Say what this machine can do."),
     },
 }

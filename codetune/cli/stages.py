@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import base_option, method_option, project_options
+from codetune.cli.options import (
+    base_option,
+    data_option,
+    data_settings,
+    method_option,
+    project_options,
+)
 from codetune.cli.terminal import print_json, progress_shown
 
 Flags = dict[str, Any]
@@ -50,6 +56,7 @@ def clean(**flags: Any) -> None:
 @click.command()
 @project_options
 @base_option
+@data_option
 def build(**flags: Any) -> None:
     """Build training and held-out data from SOURCE (runs collect and clean, too).
 
@@ -62,6 +69,7 @@ def build(**flags: Any) -> None:
       codetune build .
       codetune build . --json | jq .dataset.examples
       codetune build . --set dataset.fim_rate=0.9
+      codetune build . --data ntp,fim,sft --json | jq .dataset.instructions
     """
     _run(("collect", "clean", "build"), "codetune train", **flags)
 
@@ -69,6 +77,7 @@ def build(**flags: Any) -> None:
 @click.command()
 @project_options
 @base_option
+@data_option
 @method_option
 def train(**flags: Any) -> None:
     """Tune the base model on SOURCE (runs the stages before, too); goes on where it stopped.
@@ -87,6 +96,7 @@ def train(**flags: Any) -> None:
 @click.command()
 @project_options
 @base_option
+@data_option
 @method_option
 def evaluate(**flags: Any) -> None:
     """Score base and tuned model on held-out code of SOURCE (runs the stages before, too).
@@ -122,6 +132,7 @@ def _run(
     as_json: bool,
     base: str | None = None,
     method: str | None = None,
+    data: str | None = None,
 ) -> None:
     """Run the last of `stages`; the ones before it are found finished or made on the way."""
     import json
@@ -129,7 +140,8 @@ def _run(
     from codetune.pipeline import Journey
     from codetune.project import load_project
 
-    config = load_project(config_file, {"base": base, "training.method": method}, settings)
+    overrides = {"base": base, "training.method": method} | data_settings(data)
+    config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
         journey = Journey(source, config, progress)
         artifacts = {stage: getattr(journey, stage)() for stage in stages}

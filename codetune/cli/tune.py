@@ -7,19 +7,27 @@ from typing import Any
 
 import click
 
-from codetune.cli.options import base_option, method_option, project_options
+from codetune.cli.options import (
+    base_option,
+    data_option,
+    data_settings,
+    method_option,
+    project_options,
+)
 from codetune.cli.terminal import print_json, progress_shown
 
 
 @click.command()
 @project_options
 @base_option
+@data_option
 @method_option
 @click.option("--name", help="Name of the tuned model.  [the repository's name]")
 def tune(
     source: str,
     config_file: Path | None,
     base: str | None,
+    data: str | None,
     method: str | None,
     name: str | None,
     settings: tuple[str, ...],
@@ -37,12 +45,13 @@ def tune(
       codetune tune .
       codetune tune https://github.com/OWNER/NAME --method full --name ours
       codetune tune . --base Qwen/Qwen2.5-Coder-1.5B --set training.epochs=2
+      codetune tune . --data ntp,fim,sft
       codetune tune . --config codetune.yaml --json > result.json
     """
     from codetune import pipeline
     from codetune.project import load_project
 
-    overrides = {"base": base, "name": name, "training.method": method}
+    overrides = {"base": base, "name": name, "training.method": method} | data_settings(data)
     config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
         result = pipeline.tune(source, config, progress)

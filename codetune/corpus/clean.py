@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.artifacts import Artifact, run_stage
+from codetune.corpus.changes import clean_changes
 from codetune.corpus.decode import decode
 from codetune.corpus.duplicates import Duplicates
 from codetune.corpus.examine import Candidate, Dropped, examine
@@ -99,7 +100,16 @@ class _Cleaning:
                     size = self.tally.keep(verdict)
                     documents.write(verdict.document, size=size)
         self._check_code()
-        return self.tally.summary()
+        return self.tally.summary() | self._commits(progress)
+
+    def _commits(self, progress: Progress) -> dict[str, Any]:
+        """Write commits.parquet where the collection has one; its part of the summary."""
+        changes = self.collected / "commits.parquet"
+        if not changes.exists():
+            return {}
+        with progress.task("Cleaning commits"):
+            target = self.folder / "commits.parquet"
+            return {"changes": clean_changes(changes, target, self.options, self.licences)}
 
     def _compare(self, verdict: Candidate | Dropped) -> Candidate | Dropped:
         """The verdict, changed to a drop where the text is a copy of a kept one."""
@@ -115,7 +125,8 @@ class _Cleaning:
         return verdict
 
     def _check_code(self) -> None:
-        if any(language in IS_CODE for language in self.tally.languages):
+        prose = self.options.prose_alone and self.tally.languages
+        if prose or any(language in IS_CODE for language in self.tally.languages):
             return
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.tally.dropped.most_common(5))
         raise CorpusError(

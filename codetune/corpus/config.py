@@ -27,6 +27,9 @@ class CorpusOptions(Options):
         description="Files at least this similar (Jaccard) to a kept one are dropped; 1.0: only "
         "exact duplicates are.",
     )
+    prose_alone: bool = option(
+        False, description="Go on when no source code is left, only documents and other texts."
+    )
     keep_vendored: bool = option(
         False, description="Keep third-party code that was copied into the repository."
     )

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codetune.artifacts import Artifact, run_stage
+from codetune.artifacts import Artifact, run_stage, write_json
 from codetune.dataset.catalogue import batches, read_catalogue, read_documents
 from codetune.dataset.config import DatasetOptions
+from codetune.dataset.conversations import Conversations
 from codetune.dataset.encoded import forget_renderer, renderer_of
 from codetune.dataset.examples import Packed, Packing
 from codetune.dataset.heldout import write_fim, write_text
-from codetune.dataset.leakage import Purged, measure, purge
+from codetune.dataset.instruct.make import Made
+from codetune.dataset.instruct.pairs import Pair
+from codetune.dataset.instructions import Instructions
+from codetune.dataset.leakage import Purged, held_out_windows, measure, purge
+from codetune.dataset.manifest import Mixed, Own, manifest
+from codetune.dataset.mix import Mixture, inputs_of
 from codetune.dataset.recipe import Recipe, resolve
 from codetune.dataset.replay import replay_digest, replay_documents
+from codetune.dataset.review import Review
 from codetune.dataset.split import Split, split
 from codetune.dataset.table import ExamplesFile
+from codetune.dataset.windows import WindowSet, telling_windows
 from codetune.dataset.workers import Workers, processes_for
 from codetune.errors import DatasetError
 from codetune.models.prompts import Renderer
+from codetune.models.prompts.templates import TEMPLATE_FILE
 from codetune.models.tokens import TokenWriter
 from codetune.progress import Progress
 from codetune.records import Document, Repository
+from codetune.tables import read_rows
 
 VERSION = 2  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
@@ -45,21 +55,27 @@ def build(
     """Split, draw examples, tokenise for the base whose tokenizer is in `base`.
 
     The artifact holds `examples.parquet`, the token stores `tokens/` and `validation/`,
-    `heldout.parquet` and `heldout_fim.parquet`. The same inputs and seed give the same bytes,
-    whatever the number of processes (by default one a core, for more than a few megabytes).
+    `heldout.parquet` and `heldout_fim.parquet`, and `mix.json`, which says of every stream how
+    many tokens it has; with conversations, also `chat_template.jinja`. The same inputs and seed
+    give the same bytes, whatever the number of processes (by default one a core, for more than a
+    few megabytes).
 
     Raises:
         DatasetError: the options do not suit the base, or there is too little text.
         ModelError: the tokenizer cannot be used.
     """
-    renderer = renderer_of(base)
-    recipe = resolve(options, renderer, base, repository)
+    renderer = renderer_of(base).with_template(options.template)
+    review = Review.load(Path(options.review).expanduser()) if options.review else Review()
+    recipe = resolve(options, renderer, base, repository, review)
     documents = cleaned / "documents.parquet"
     work = _Build(documents, base, renderer, options, recipe, progress)
     work.processes = processes or processes_for(documents.stat().st_size * _PACKED)
+    work.review = review
     inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
+    inputs |= inputs_of(options)
     if options.replay_share:
         inputs["replay"] = replay_digest()
+    work.digests = inputs
     config = options.model_dump() | {"recipe": asdict(recipe), "version": VERSION}
     try:
         return run_stage("dataset", folder, config, inputs, work.make)
@@ -77,6 +93,10 @@ class _Build:
     progress: Progress
     processes: int = 1
     replay: Sequence[Document] = ()
+    instructions: Instructions | None = None
+    review: Review = field(default_factory=Review)
+    digests: Mapping[str, str] = field(default_factory=dict)  # of what the dataset is made of
+    mixture: Mixture | None = None
 
     def make(self, folder: Path) -> dict[str, Any]:
         """The stage: split, purge, write what is held out, write examples, measure."""
@@ -95,27 +115,33 @@ class _Build:
 
     def _make(self, folder: Path, parts: Split, workers: Workers) -> dict[str, Any]:
         purged = self._purge(parts, workers)
+        made = self._instruct(folder, parts, purged, workers)
         text = write_text(folder / "heldout.parquet", purged.scored, self.options)
         if not text["rows"]:
             raise self._nothing_held_out(purged)
         fim_files = purged.scored if self.renderer.fim is not None else []
+        fim_file = folder / "heldout_fim.parquet"
         with ThreadPoolExecutor(1) as aside:  # while the processes make examples
-            writing = aside.submit(
-                write_fim, folder / "heldout_fim.parquet", fim_files, self.options
-            )
+            writing = aside.submit(write_fim, fim_file, fim_files, self.options)
+            if self.options.mix:
+                writing.result()  # what is mixed in must not hold the prompts
+            self.mixture = self._prepare_mix(folder, purged)
             training, replay, validation = self._write(folder, parts, purged, workers)
             fim = writing.result()
         leakage = measure(folder, self.base, self.progress, workers)
         self._say(training, text, fim)
         fim_leaks = fim.pop("leaked", 0)
+        streams = ("ntp", "fim", "sft") if made else ("ntp", "fim")
+        mixed = self._write_manifest(folder, training, replay)
         return {
-            "examples": {s: training[f"examples {s}"] for s in ("ntp", "fim")},
-            "tokens": sum(
-                part[f"tokens {s}"] for s in ("ntp", "fim") for part in (training, replay)
-            ),
-            "tokens_by_stream": {s: training[f"tokens {s}"] for s in ("ntp", "fim")}
-            | {"replay": replay["tokens ntp"] + replay["tokens fim"]},
-            "documents": training["documents"],
+            "examples": {s: training[f"examples {s}"] for s in streams}
+            | {one.name: one.examples for one in mixed},
+            "tokens": sum(part[f"tokens {s}"] for s in streams for part in (training, replay))
+            + sum(one.tokens for one in mixed),
+            "tokens_by_stream": {s: training[f"tokens {s}"] for s in streams}
+            | {"replay": replay["tokens ntp"] + replay["tokens fim"]}
+            | {one.name: one.tokens for one in mixed},
+            "documents": training["documents"] - training["examples sft"],
             "bytes": training["bytes"],
             "window": self.recipe.window,
             "files_in_pieces": training["files in pieces"],
@@ -127,8 +153,9 @@ class _Build:
             "heldout_rows": text["rows"],
             "heldout_fim": sum(fim.values()),
             "heldout_fim_kinds": dict(sorted(fim.items())),
-            "validation_tokens": validation["tokens ntp"] + validation["tokens fim"],
-            "validation_files": validation["documents"],
+            "validation_tokens": sum(validation[f"tokens {s}"] for s in streams)
+            + sum(one.held_tokens for one in mixed),
+            "validation_files": validation["documents"] - validation["examples sft"],
             "leaked": leakage.leaked,
             "leaked_removed": purged.near_duplicates + purged.runs_removed + fim_leaks,
             "leakage": {
@@ -142,7 +169,65 @@ class _Build:
             | {s: text.get(f"{s} bytes", 0) for s in ("time", "file")}
             | {"cutoff": self.recipe.commit or ""},
             "languages": _named(training, "language "),
+            **(made.summary() | _counted(training, folder) if made else {}),
         }
+
+    def _instruct(
+        self, folder: Path, parts: Split, purged: Purged, workers: Workers
+    ) -> Made | None:
+        """Write the instructions, if they are wanted, before the held-out text is thinned out."""
+        if not self.options.use_sft:
+            return None
+        self.instructions = Instructions(
+            self.documents, self.options, self.recipe, workers, self.review, self.progress
+        )
+        with self.progress.task("Making instructions"):
+            return self.instructions.write(folder, parts, purged)
+
+    def _prepare_mix(self, folder: Path, purged: Purged) -> Mixture | None:
+        """What is mixed in must hold nothing of the held-out rows and of the validation files."""
+        if not self.options.mix:
+            return None
+        windows = [found.hashes for _, found in held_out_windows(folder)]
+        windows += [telling_windows(document.text).hashes for document in purged.validation]
+        return Mixture(
+            self.options,
+            Conversations(self.renderer, self.recipe.window),
+            WindowSet(windows),
+            self.review,
+            self.progress,
+            self.digests,
+        )
+
+    def _write_manifest(
+        self, folder: Path, training: Counter[str], replay: Counter[str]
+    ) -> Sequence[Mixed]:
+        """Write mix.json and, if there are conversations, the template they are written in."""
+        mixed = self.mixture.streams if self.mixture is not None else []
+        share, rate = self.options.replay_share, self.recipe.fim_rate
+        code = (1 - share) if not self.options.use_sft else None  # beside it, as much as there is
+        own = [
+            Own(
+                name,
+                training[f"examples {name}"],
+                training[f"tokens {name}"],
+                wanted,
+                self.digests["corpus"],
+            )
+            for name, wanted in (
+                ("ntp", code and code * (1 - rate)),
+                ("fim", code and code * rate),
+                ("sft", None),
+            )
+        ]
+        examples = replay["examples ntp"] + replay["examples fim"]
+        tokens = replay["tokens ntp"] + replay["tokens fim"]
+        if share:
+            own.append(Own("replay", examples, tokens, code and share, self.digests["replay"]))
+        write_json(folder / "mix.json", manifest(own, mixed, self.options.seed))
+        if training["examples sft"] or any(one.has_answers for one in mixed):
+            (folder / TEMPLATE_FILE).write_text(self.renderer.template, encoding="utf-8")
+        return mixed
 
     def _purge(self, parts: Split, workers: Workers) -> Purged:
         label = "Looking for held-out text in training text"
@@ -161,28 +246,59 @@ class _Build:
     ) -> tuple[Counter[str], Counter[str], Counter[str]]:
         """The repository's examples with their tokens, the replayed ones, the validation's."""
         vocabulary = self.renderer.vocab_size
+        names = [one.name for one in self.options.mix]
         with (
             ExamplesFile(folder / "examples.parquet") as table,
-            TokenWriter(folder / "tokens", vocabulary) as tokens,
+            TokenWriter(folder / "tokens", vocabulary, names) as tokens,
             self.progress.task("Building", total=parts.training_bytes, unit="B") as task,
         ):
             output = _Output(tokens, table)
             training = batches(read_documents(self.documents, parts.training), _BATCH)
-            for source in (training, iter([purged.returned] if purged.returned else [])):
+            returned = iter([purged.returned] if purged.returned else [])
+            for source in (training, returned) if self.recipe.code else ():
                 arguments = (self.base, self.recipe)
                 for packed in workers.map(Packing, arguments, source):
                     output.add(packed)
                     task.advance(packed.counts["bytes"])
+            self._write_instructions(folder, output)
             # General code is counted apart: it is nothing of the repository's.
             own, output.counts = output.counts, Counter({"documents": output.counts["documents"]})
             general = (self.base, replace(self.recipe, commit=None))
             for packed in workers.map(Packing, general, batches(iter(self.replay), _BATCH)):
                 output.add(packed)
+            if self.mixture is not None:
+                self.mixture.add_training(tokens, table, output.counts["documents"])
             output.counts["documents"] -= own["documents"]
-        with TokenWriter(folder / "validation", vocabulary) as tokens:
+        with TokenWriter(folder / "validation", vocabulary, names) as tokens:
             held = _Output(tokens, None)
-            held.add(Packing(self.base, self.recipe)(purged.validation))
+            if self.recipe.code:
+                held.add(Packing(self.base, self.recipe)(purged.validation))
+            if self.instructions is not None:
+                pairs = self.instructions.validation(folder, purged)
+                held.encode(self.instructions, self.base, pairs)
+            if self.mixture is not None:
+                self.mixture.add_validation(tokens, held.counts["documents"])
         return own, output.counts, held.counts
+
+    def _write_instructions(self, folder: Path, output: _Output) -> None:
+        """Tokenise the instructions behind the code.
+
+        Raises:
+            DatasetError: instructions alone are wanted, and there are none.
+        """
+        if self.instructions is None:
+            return
+        pairs = self.instructions.training(folder)
+        refused = output.encode(self.instructions, self.base, pairs)
+        if not self.recipe.code and not output.counts["examples sft"]:
+            raise DatasetError(
+                "No instruction could be made of this source, and nothing else is wanted.",
+                advice="Add ntp to --data, or name a repository with documentation and tests.",
+            )
+        if refused:
+            reasons = ", ".join(f"{n} because {reason}" for reason, n in refused.most_common())
+            self.progress.say(f"Instructions that are not trained on: {reasons}.")
+        output.counts.update({f"refused {reason}": n for reason, n in refused.items()})
 
     def _nothing_held_out(self, purged: Purged) -> DatasetError:
         return DatasetError(
@@ -216,6 +332,22 @@ class _Output:
         if self._table is not None:
             self._table.add(packed.rows)
         self.counts += packed.counts
+
+    def encode(self, by: Instructions, base: Path, pairs: Iterator[Pair]) -> Counter[str]:
+        """Append instructions; the reasons why some were left out, counted."""
+        first = self.counts["documents"]
+        counts, refused = by.encode(base, pairs, self._tokens, self._table, first)
+        self.counts += Counter({n: c for n, c in counts.items() if not n.startswith("kind ")})
+        self.counts["documents"] += counts["examples sft"]
+        return refused
+
+
+def _counted(training: Counter[str], folder: Path) -> dict[str, Any]:
+    """Of the instructions: those that the base's window or template refuses, those held out."""
+    return {
+        "instructions_refused": _named(training, "refused "),
+        "heldout_sft": sum(1 for _ in read_rows(folder / "heldout_sft.parquet", ["id"])),
+    }
 
 
 def _named(counts: Counter[str], prefix: str) -> dict[str, int]:

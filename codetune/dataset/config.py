@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from codetune.dataset.instruct.config import InstructionOptions
 from codetune.options import Options, option
 
 
@@ -23,6 +24,51 @@ class SpanMix(Options):
         return self
 
 
+class MixedSet(Options):
+    """A set of training data of your own, or a public one, beside the repository's."""
+
+    name: str = option(
+        description="What its stream is called, in the manifest and in held-out losses.",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$",
+    )
+    path: str = option(description="A file or folder; ~ is your home.")
+    format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"] = option(
+        "auto", description="What the rows' fields mean; auto: by their names."
+    )
+    columns: dict[str, str] = option(
+        default_factory=dict,
+        description="Field → this set's own name for it, e.g. {instruction: question}.",
+    )
+    encoding: str | None = option(
+        None, description="Of a text file that is neither UTF-8 nor says what it is."
+    )
+    licence: str = option("unknown", description="Its SPDX expression, for the records.")
+    share: float | None = option(
+        None, gt=0, lt=1, description="Its share of all training tokens, 0..1."
+    )
+    weight: float | None = option(
+        None,
+        gt=0,
+        description="Instead of a share: its tokens, in relation to the repository's (1.0: as "
+        "many).",
+    )
+    epochs_at_most: float = option(
+        4.0, gt=0, le=100, description="How often a set too small for its share is repeated."
+    )
+    skip_bad: bool = option(
+        False,
+        description="Leave rows out that cannot be used, and count them; else they are an error.",
+    )
+
+    @model_validator(mode="after")
+    def _share_or_weight(self) -> MixedSet:
+        if (self.share is None) == (self.weight is None):
+            raise ValueError("a set needs a share or a weight, and not both")
+        if self.name in ("ntp", "fim", "sft", "replay"):
+            raise ValueError(f"'{self.name}' is the name of a stream of the repository's own")
+        return self
+
+
 class DatasetOptions(Options):
     """How training and held-out data are made."""
 
@@ -36,6 +82,14 @@ class DatasetOptions(Options):
     use_ntp: bool = option(True, description="Next-token prediction: every file's whole text.")
     use_fim: bool | Literal["auto"] = option(
         "auto", description="Fill in the middle; auto: if the base has tokens for it."
+    )
+    use_sft: bool = option(
+        False,
+        description="Instructions with real answers, made of the repository's documentation, "
+        "tests and commits.",
+    )
+    instructions: InstructionOptions = option(
+        default_factory=InstructionOptions, description="Which instructions are made (use_sft)."
     )
     fim_rate: float = option(
         0.5,
@@ -99,3 +153,36 @@ class DatasetOptions(Options):
         le=1,
         description="Jaccard similarity from which two files are near-duplicates.",
     )
+    template: Literal["auto", "base", "chatml", "alpaca", "llama2", "plain"] = option(
+        "auto",
+        description="How conversations are written. auto: the base's own chat template, else "
+        "ChatML if the base has its tokens, else plain turns. The tuned model is served with it.",
+    )
+    mix: tuple[MixedSet, ...] = option(
+        (),
+        description="Sets of training data beside the repository's, each with its share of the "
+        "tokens: {name, path, share | weight, format, columns, encoding, licence, "
+        "epochs_at_most, skip_bad}.",
+    )
+    refused_at_most: float = option(
+        0.1,
+        ge=0,
+        le=1,
+        description="The share of a stream's conversations that may be left out because an "
+        "answer does not fit the window or the template refuses them; above it, building stops.",
+    )
+    review: str | None = option(
+        None, description="A file of decisions from `codetune data review`, which are honoured."
+    )
+
+    @model_validator(mode="after")
+    def _sound_mix(self) -> DatasetOptions:
+        names = [one.name for one in self.mix]
+        if len(set(names)) < len(names):
+            raise ValueError("two sets of the mix have the same name")
+        shares = [one.share for one in self.mix if one.share is not None]
+        if shares and len(shares) < len(self.mix):
+            raise ValueError("give all sets of the mix a share, or all a weight")
+        if sum(shares) >= 1:
+            raise ValueError("the shares of the mix leave nothing for the repository")
+        return self

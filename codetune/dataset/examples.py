@@ -66,6 +66,7 @@ class Rendering:
         self.renderer = renderer_of(base)
         self.encoder = Encoder(self.renderer)
         self.recipe = recipe
+        self.dropped = frozenset(recipe.dropped)
 
     def __call__(self, documents: list[Document]) -> Rendered:
         rendered = Rendered()
@@ -102,6 +103,7 @@ class _FileExamples:
 
     def __init__(self, by: Rendering, document: Document, number: int, out: Rendered) -> None:
         self.recipe, self.renderer, self.out = by.recipe, by.renderer, out
+        self.dropped = by.dropped
         self.document, self.number = document, number
         self.encoded: Encoded = by.encoder.encode(document.text)
         self.random: Random = seeded(by.recipe.seed, "examples", document.id)
@@ -228,8 +230,13 @@ class _FileExamples:
     ) -> None:
         document, out = self.document, self.out
         name = f"{document.id}\n{stream}\n{place}\n{self.made}"
+        number = hashlib.sha256(name.encode()).hexdigest()[:32]
+        self.made += 1
+        if number in self.dropped:
+            out.counts["dropped by review"] += 1
+            return
         row = {
-            "id": hashlib.sha256(name.encode()).hexdigest()[:32],
+            "id": number,
             "stream": stream,
             "repo": document.repo,
             "commit": self.recipe.commit,
@@ -245,7 +252,6 @@ class _FileExamples:
         } | more
         for column, values in out.columns.items():
             values.append(row.get(column))
-        self.made += 1
         out.tokens.append(ids)
         out.loss_from.append(loss_from)
         out.documents.append(self.number)

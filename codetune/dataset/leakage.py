@@ -11,11 +11,12 @@ import numpy as np
 
 from codetune.dataset.encoded import renderer_of
 from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
+from codetune.dataset.instruct.diffs import unmarked
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
 from codetune.dataset.workers import Workers
 from codetune.models.prompts import Renderer
-from codetune.models.tokens import STREAMS, Ids, TokenStore
+from codetune.models.tokens import Ids, TokenStore
 from codetune.progress import Progress
 from codetune.records import Document
 from codetune.similarity import NearDuplicates, fingerprint
@@ -137,7 +138,7 @@ def measure(
     together again, and the rows of both held-out tables looked for. `base` is the folder of the
     tokenizer that the stores in `path` were made with.
     """
-    rows = dict(_held_out_windows(path))
+    rows = dict(held_out_windows(path))
     known = WindowSet(windows.hashes for windows in rows.values())
     stores = [path / "tokens", path / "validation"]
     tokens = sum(TokenStore.open(store).tokens for store in stores)
@@ -167,29 +168,38 @@ def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
         yield path, first, len(store)
 
 
-def _held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
+def held_out_windows(path: Path) -> Iterator[tuple[str, Windows]]:
+    """The windows of every row of a dataset's held-out tables, by the row's name."""
     for row in read_rows(path / "heldout.parquet", ["id", "text"]):
         yield "text " + row["id"], telling_windows(row["text"])
     for row in read_rows(path / "heldout_fim.parquet", ["id", "prefix", "middle", "suffix"]):
         before, after = row["prefix"][-_AROUND:], row["suffix"][:_AROUND]
         middle = (len(before), len(before) + len(row["middle"]))
         yield "fim " + row["id"], telling_windows(before + row["middle"] + after, [middle])
+    if (path / "heldout_sft.parquet").exists():
+        for row in read_rows(path / "heldout_sft.parquet", ["id", "output"]):
+            yield "sft " + row["id"], telling_windows(row["output"])
 
 
 def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Iterator[bytes]:
-    """The text of every file: its next-token pieces joined, then each of its FIM regions."""
+    """The text of every file: its next-token pieces joined, then each of its FIM regions.
+
+    Examples of other streams (conversations, sets mixed in) are texts of their own.
+    """
     streams, documents = store.streams[first:last].tolist(), store.documents[first:last].tolist()
-    file = None
+    names, file = store.stream_names, None
     pieces: list[bytes] = []
     for ids, stream, document in zip(store.run(first, last), streams, documents, strict=True):
         if pieces and document != file:
             yield b"".join(pieces)
             pieces = []
         file = document
-        if STREAMS[stream] == "fim":
+        if names[stream] == "ntp":
+            pieces.append(_piece(ids, renderer))
+        elif names[stream] == "fim":
             yield _fim_text(ids, renderer)
         else:
-            pieces.append(_piece(ids, renderer))
+            yield unmarked(renderer.decode_bytes(ids).decode("utf-8", "replace")).encode()
     if pieces:
         yield b"".join(pieces)
 

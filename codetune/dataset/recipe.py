@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codetune.errors import DatasetError, ModelError
-from codetune.models.prompts import Renderer
+from codetune.models.prompts import Renderer, TemplateName
 from codetune.records import Repository
 
 if TYPE_CHECKING:
     from codetune.dataset.config import DatasetOptions
+    from codetune.dataset.review import Review
 
 _MOST = 1024  # tokens of a window by default
 _KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -32,12 +33,19 @@ class Recipe:
     middle_only: bool
     header_rate: float
     commit: str | None
+    code: bool = True  # whether the files' text is trained on: next-token or FIM examples
+    template: TemplateName = "auto"  # of conversations
+    dropped: tuple[str, ...] = ()  # ids of examples that a review dropped
 
 
 def resolve(
-    options: DatasetOptions, renderer: Renderer, base: Path, repository: Repository
+    options: DatasetOptions,
+    renderer: Renderer,
+    base: Path,
+    repository: Repository,
+    review: Review | None = None,
 ) -> Recipe:
-    """Settle what the options leave open.
+    """Settle what the options leave open; `review` says which examples are left out.
 
     Raises:
         DatasetError: FIM is wanted and the base has no tokens for it, or nothing is wanted.
@@ -49,7 +57,7 @@ def resolve(
             "them: nano, Qwen2.5-Coder, StarCoder2, CodeLlama, DeepSeek-Coder.",
         )
     fim = bool(options.use_fim) and renderer.fim is not None
-    if not options.use_ntp and not fim:
+    if not options.use_ntp and not fim and not options.use_sft:
         raise DatasetError(
             "Neither next-token prediction nor fill in the middle is left to train on.",
             advice="Turn on dataset.use_ntp, or use a base with FIM tokens.",
@@ -57,7 +65,7 @@ def resolve(
     rate = options.fim_rate if options.use_ntp else 1.0
     return Recipe(
         seed=options.seed,
-        window=_window(options, base),
+        window=window_of(options, base),
         fim_rate=rate if fim else 0.0,
         spm_rate=options.spm_rate if renderer.fim and renderer.fim.family.spm else 0.0,
         mix=(options.span_mix.syntax, options.span_mix.line, options.span_mix.random),
@@ -66,11 +74,19 @@ def resolve(
         middle_only=options.fim_loss == "middle",
         header_rate=options.header_rate,
         commit=repository.cutoff or repository.commit,
+        code=options.use_ntp or fim,
+        template=options.template,
+        dropped=tuple(sorted(review.dropped)) if review else (),
     )
 
 
-def _window(options: DatasetOptions, base: Path) -> int:
-    """The wanted window, which must not be longer than the base's, or the default one."""
+def window_of(options: DatasetOptions, base: Path) -> int:
+    """The wanted window, which must not be longer than the base's, or the default one.
+
+    Raises:
+        DatasetError: it is longer.
+        ModelError: the base's config.json cannot be read.
+    """
     config = base / "config.json"
     try:
         facts = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}

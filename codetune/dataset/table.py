@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ COLUMNS = {
     "prefix": "string",
     "middle": "string",
     "suffix": "string",
+    "messages": "string",  # as JSON: [{"role": …, "content": …}, …]
     "repo": "string",
     "commit": "string",
     "path": "string",
@@ -46,6 +48,7 @@ def read_examples(path: Path) -> Iterator[Example]:
             source=source,
             text=row["text"],
             fim=Fim(row["prefix"], row["middle"], row["suffix"]) if gap else None,
+            messages=tuple(json.loads(row["messages"])) if row["messages"] else None,
             weight=row["weight"],
             language=row["language"],
             kind=row["kind"],
@@ -87,6 +90,36 @@ class ExamplesFile:
         if kind is None:
             self._flush()
         self._writer.close()
+
+
+def columns_of(examples: Sequence[Example], tokens: Sequence[int]) -> dict[str, list[Any]]:
+    """The columns of examples with messages, or of texts, and how many tokens each has."""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for example, count in zip(examples, tokens, strict=True):
+        source = example.source
+        messages = None
+        if example.messages is not None:
+            messages = json.dumps(example.messages, ensure_ascii=False)
+        row = {
+            "id": example.id,
+            "stream": example.stream,
+            "text": example.text,
+            "messages": messages,
+            "repo": source.repo,
+            "commit": source.commit,
+            "path": source.path,
+            "start": source.span[0],
+            "end": source.span[1],
+            "licence": source.licence,
+            "weight": example.weight,
+            "language": example.language,
+            "kind": example.kind,
+            "ends_file": example.ends_file,
+            "tokens": count,
+        }
+        for name, values in columns.items():
+            values.append(row.get(name))
+    return columns
 
 
 def pack_rows(columns: Mapping[str, Sequence[Any]]) -> bytes:

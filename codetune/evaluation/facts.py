@@ -175,6 +175,16 @@ def _completions(file: Path, limit: int) -> Iterator[dict[str, Any]]:
         ) from error
 
 
+def _by_stream(streams: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Each stream's held-out loss, where there is more than one."""
+    if len(streams) < 2:
+        return []
+    return [
+        (f"of the stream {name}", _from_to(loss.get("first"), loss.get("best")))
+        for name, loss in sorted(streams.items())
+    ]
+
+
 def training_facts(stages: Stages) -> list[tuple[str, str]]:
     """The run in words; facts that a run does not state are left out."""
     s = stages.run.summary
@@ -192,6 +202,7 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
         ("Peak memory", _of(s.get("peak_memory_bytes"), bytes_)),
         ("Training loss", _from_to(loss.get("first"), loss.get("last"))),
         ("Validation loss", _from_to(validation.get("first"), validation.get("best"))),
+        *_by_stream(s.get("validation_by_stream") or {}),
         ("Best step", _of(s.get("best_step"), count)),
         ("Stopped early", "yes" if s.get("stopped_early") else None),
         ("Resumed at step", ", ".join(map(count, s.get("resumed_from") or [])) or None),

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.errors import ModelError, UnsafeModelError, nearest
+from codetune.models.architecture import is_seq2seq
 from codetune.models.hardware import machine
+from codetune.models.quantised import Bits, keep_layout, quantisation, quiet_bitsandbytes
 
 if TYPE_CHECKING:
     import torch
@@ -32,13 +34,26 @@ _HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format itself
 
 
 @dataclass(frozen=True)
+class Parent:
+    """A registered adapter that another one is to be trained on top of."""
+
+    id: str  # as in the registry, "name:version"
+    path: Path  # the adapter's folder
+    digest: str  # SHA-256 over its weights
+
+
+@dataclass(frozen=True)
 class BaseModel:
-    """A base model on this disk; `digest` is the SHA-256 over its weights."""
+    """A base model on this disk; `digest` is the SHA-256 over its weights.
+
+    With `parent`, training goes on from that adapter; the base is still the whole model below.
+    """
 
     name: str
     path: Path
     digest: str
     architecture: str
+    parent: Parent | None = None
 
 
 def resolve_base(name: str) -> BaseModel:
@@ -150,6 +165,18 @@ def weights_digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def parent_of(model_id: str, folder: Path, base: BaseModel) -> Parent:
+    """The adapter in `folder`, made for `base`, as the parent of another.
+
+    Raises:
+        ModelError, UnsafeModelError: as `load_adapter`.
+    """
+    check_adapter(folder, base=base)
+    with (folder / "adapter_model.safetensors").open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Parent(model_id, folder, digest)
+
+
 def device_and_dtype() -> tuple[torch.device, torch.dtype]:
     """Where models run here, and bf16 where this machine is fast at it, else float32."""
     import torch
@@ -160,37 +187,57 @@ def device_and_dtype() -> tuple[torch.device, torch.dtype]:
 
 
 def load_model(
-    path: Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    quantise: Bits | None = None,
 ) -> torch.nn.Module:
-    """Load a causal language model in evaluation mode.
+    """Load a language model, causal or encoder with decoder (T5), in evaluation mode.
 
-    `dtype` and `device` are this machine's best by default.
+    `dtype` and `device` are this machine's best by default. With `quantise` its linear layers
+    are kept in 4 or 8 bits (only to train an adapter on it).
 
     Raises:
         ModelError: the folder is damaged or transformers does not know the architecture.
         UnsafeModelError: loading it could run foreign code.
+        MissingExtraError: `quantise` without bitsandbytes.
     """
-    check_folder(path)
+    config = check_folder(path)
     import torch
     import transformers
 
     best_device, best_dtype = device_and_dtype()
-    with _quiet_transformers():
+    place = torch.device(device) if device is not None else best_device
+    more: dict[str, Any] = {}
+    if quantise is not None:
+        more["quantization_config"] = quantisation(quantise, dtype or best_dtype)
+        more["device_map"] = {"": place}
+    kind = (
+        transformers.AutoModelForSeq2SeqLM
+        if is_seq2seq(config)
+        else transformers.AutoModelForCausalLM
+    )
+    with _quiet_transformers(), quiet_bitsandbytes():
         try:
-            model: torch.nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
+            model: torch.nn.Module = kind.from_pretrained(
                 path,
                 dtype=dtype or best_dtype,
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=True,
+                **more,
             )
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{path} cannot be loaded: {_first_line(error)}",
-                advice="It must be a causal language model that transformers "
+                advice="It must be a language model that transformers "
                 f"{transformers.__version__} knows.",
             ) from error
-    return model.to(torch.device(device) if device is not None else best_device).eval()
+    if quantise is not None:
+        keep_layout(model)
+        return model.eval()
+    return model.to(place).eval()
 
 
 def load_adapter(

@@ -1,6 +1,8 @@
 """Token files on disk: written once in order, read memory-mapped, so that a corpus costs no memory.
 
 `tokens.bin` holds all ids end to end, `index.npy` one record an example, `store.json` the rest.
+`loss.bin` is there only if some example says token by token which ones carry loss: a byte for
+each token, at the token's place. It is a sparse file: the other examples take no room in it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ from codetune.artifacts import write_json
 from codetune.errors import ArtifactError
 
 STREAMS = ("ntp", "fim", "sft", "replay")  # the numbers in the index's column `stream`
+
+MASKED = np.uint32(1 << 31)  # set in `loss_from`: the tokens with loss stand in loss.bin
 
 INDEX = np.dtype(
     [
@@ -30,6 +34,7 @@ INDEX = np.dtype(
     ]
 )
 Ids = npt.NDArray[np.integer[Any]]
+Flags = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.void]  # of dtype INDEX
 
 
@@ -41,9 +46,18 @@ def token_type(vocab_size: int) -> np.dtype[Any]:
 class TokenStore:
     """A finished token file; `store[i]` is `(ids, loss_from)` without copying the ids."""
 
-    def __init__(self, path: Path, facts: dict[str, Any], tokens: Ids, index: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        facts: dict[str, Any],
+        tokens: Ids,
+        index: Any,
+        loss: Flags | None = None,
+    ) -> None:
         self.path, self.facts, self._tokens, self._index = path, facts, tokens, index
+        self._loss = loss
         self.vocab_size = int(facts["vocab_size"])
+        self.stream_names: tuple[str, ...] = tuple(facts.get("streams", STREAMS))
 
     @classmethod
     def open(cls, path: Path) -> TokenStore:
@@ -61,11 +75,16 @@ class TokenStore:
                 raise ValueError("its files do not belong together")
             empty = np.zeros(0, kind)
             tokens = np.memmap(path / "tokens.bin", kind, mode="r") if size else empty
+            loss: Flags | None = None
+            if facts.get("masked"):
+                loss = np.memmap(path / "loss.bin", np.bool_, mode="r")
+                if len(loss) != facts["tokens"]:
+                    raise ValueError("loss.bin has another length than tokens.bin")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{path} is not a token store: {error}.", advice="Build the dataset again."
             ) from error
-        return cls(path, facts, tokens, index)
+        return cls(path, facts, tokens, index, loss)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -73,7 +92,17 @@ class TokenStore:
     def __getitem__(self, number: int) -> tuple[Ids, int]:
         row = self._index[number]
         start = int(row["offset"])
-        return self._tokens[start : start + int(row["length"])], int(row["loss_from"])
+        ids = self._tokens[start : start + int(row["length"])]
+        return ids, int(row["loss_from"] & ~MASKED)
+
+    def loss(self, number: int) -> Flags:
+        """Which tokens of an example carry loss: (length,), True where one is learned."""
+        row = self._index[number]
+        start, length = int(row["offset"]), int(row["length"])
+        if row["loss_from"] & MASKED:
+            assert self._loss is not None
+            return np.asarray(self._loss[start : start + length])
+        return np.arange(length) >= int(row["loss_from"])
 
     def run(self, first: int, last: int) -> Iterator[Ids]:
         """The ids of the examples first..last, in order."""
@@ -93,7 +122,7 @@ class TokenStore:
 
     @property
     def streams(self) -> Ids:
-        """The number in `STREAMS` of every example."""
+        """The number in `stream_names` of every example."""
         return self._column("stream")
 
     @property
@@ -113,14 +142,18 @@ class TokenStore:
 class TokenWriter:
     """Appends examples to a new store; used in a `with` block, it is complete at its end."""
 
-    def __init__(self, path: Path, vocab_size: int) -> None:
+    def __init__(self, path: Path, vocab_size: int, streams: Sequence[str] = ()) -> None:
+        """`streams` are names beside those in `STREAMS`; their numbers follow."""
         path.mkdir(parents=True, exist_ok=True)
+        self.streams = (*STREAMS, *(name for name in streams if name not in STREAMS))
         self.path, self.vocab_size = path, vocab_size
         self.dtype = token_type(vocab_size)
         self.examples = self.tokens = 0
-        self.tokens_by_stream = dict.fromkeys(STREAMS, 0)
+        self.tokens_by_stream = dict.fromkeys(self.streams, 0)
+        self.masked = 0  # examples with a mask of their own
         self._tokens = (path / "tokens.bin").open("wb", buffering=1 << 20)
         self._rows = (path / "index.rows").open("w+b", buffering=1 << 20)
+        self._loss: BinaryIO | None = None
 
     def append(
         self,
@@ -130,10 +163,19 @@ class TokenWriter:
         document: int,
         loss_from: int = 0,
         weight: float = 1.0,
+        loss: Flags | None = None,
     ) -> None:
-        """Write one example's ids, which must be below `vocab_size`."""
+        """Write one example's ids, which must be below `vocab_size`.
+
+        The tokens that carry loss are those from `loss_from` on, or those where `loss` is True.
+        """
         array = np.asarray(ids, self.dtype)
-        row = (self.tokens, len(array), loss_from, STREAMS.index(stream), weight, document)
+        if loss is not None:
+            if len(loss) != len(array):
+                raise ValueError("as many flags are needed as there are ids")
+            loss_from = int((np.argmax(loss) if loss.any() else len(loss)) | MASKED)
+            self._write_loss(self.tokens, loss)
+        row = (self.tokens, len(array), loss_from, self.streams.index(stream), weight, document)
         self._tokens.write(array.tobytes())
         self._rows.write(np.array(row, INDEX).tobytes())
         self.tokens += len(array)
@@ -152,8 +194,15 @@ class TokenWriter:
         self._rows.write(rows.tobytes())
         self.tokens += len(tokens) // self.dtype.itemsize
         self.examples += len(rows)
-        for number, name in enumerate(STREAMS):
+        for number, name in enumerate(self.streams):
             self.tokens_by_stream[name] += int(rows["length"][rows["stream"] == number].sum())
+
+    def _write_loss(self, place: int, loss: Flags) -> None:
+        if self._loss is None:
+            self._loss = (self.path / "loss.bin").open("wb", buffering=1 << 20)
+        self._loss.seek(place)
+        self._loss.write(np.asarray(loss, np.bool_).tobytes())
+        self.masked += 1
 
     def __enter__(self) -> Self:
         return self
@@ -162,6 +211,9 @@ class TokenWriter:
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         self._tokens.close()
+        if self._loss is not None:
+            self._loss.truncate(self.tokens)
+            self._loss.close()
         if kind is None:
             self._finish()
         self._rows.close()
@@ -180,6 +232,8 @@ class TokenWriter:
             "vocab_size": self.vocab_size,
             "examples": self.examples,
             "tokens": self.tokens,
+            "masked": self.masked,
+            "streams": list(self.streams),
             "tokens_by_stream": {name: n for name, n in self.tokens_by_stream.items() if n},
         }
         write_json(self.path / "store.json", facts)

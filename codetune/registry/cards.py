@@ -14,7 +14,7 @@ from typing import Any
 
 from codetune.artifacts import Artifact, write_json
 from codetune.errors import CodetuneError, ModelError, RegistryError, nearest
-from codetune.models.load import BaseModel, resolve_base
+from codetune.models.load import BaseModel, parent_of, resolve_base
 from codetune.records import ModelCard, Repository
 from codetune.registry import lineage
 from codetune.registry.bases import is_base
@@ -86,6 +86,25 @@ class Registry:
             return resolve_base(card.base).path
         return self.root / folder_name(card.name, card.version)
 
+    def base(self, name: str) -> BaseModel:
+        """What is to be tuned: a base, or a model of ours to go on from.
+
+        An adapter comes as its base with the adapter as `parent`; a whole model as a base.
+
+        Raises:
+            ModelError, UnsafeModelError: it cannot be used, or the adapter's base is another
+                one by now.
+        """
+        cards = [card for card in read_models(self.root)[0] if card.kind != "base"]
+        if is_base(name) or all(name not in (card.id, card.name) for card in cards):
+            return resolve_base(name)
+        card = self.get(name)
+        folder = self.folder(card) / MODEL
+        if card.kind != "adapter":
+            return resolve_base(str(folder))
+        base = resolve_base(card.base)
+        return replace(base, parent=parent_of(card.id, folder, base))
+
     def register(
         self,
         name: str,
@@ -124,7 +143,7 @@ class Registry:
             commits=lineage.commits(repository),
             licences=lineage.licences(cleaned),
             metrics=scorecard,
-            parents=(base.name,),
+            parents=(base.parent.id, base.name) if base.parent else (base.name,),
         )
         origin = {"run": run.digest, "evaluation": evaluation.digest}
         with locked(self.root):

@@ -54,7 +54,7 @@ class Completer:
 
     def __init__(self, engine: Engine, catalog: Catalog, options: ServingOptions) -> None:
         self.engine, self.catalog, self.options = engine, catalog, options
-        self._voices: dict[tuple[Path, Path], Voice] = {}
+        self._voices: dict[tuple[Path, Path, Path | None], Voice] = {}
         self._warm: set[str | None] = set()  # names whose base and tokenizer have been read
         self._lock = threading.Lock()
 
@@ -177,7 +177,7 @@ class Completer:
             if (voice := self._voices.get(_key(model))) is None:
                 weights = model.base.path if model.kind == "adapter" else model.folder
                 try:
-                    renderer = Renderer.from_folder(model.tokenizer_folder)
+                    renderer = Renderer.from_folder(model.tokenizer_folder, model.template)
                     voice = Voice(renderer, _window(read_json(weights / "config.json")))
                 except ModelError as error:
                     message = error.message.replace(f"{model.tokenizer_folder}/", "")
@@ -188,8 +188,9 @@ class Completer:
             return voice
 
 
-def _key(model: Servable) -> tuple[Path, Path]:
-    return model.tokenizer_folder, model.folder if model.kind == "full" else model.base.path
+def _key(model: Servable) -> tuple[Path, Path, Path | None]:
+    weights = model.folder if model.kind == "full" else model.base.path
+    return model.tokenizer_folder, weights, model.template
 
 
 def _understood(prompt: Text) -> Text | Fim:

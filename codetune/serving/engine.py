@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from codetune.models.load import BaseModel
+from codetune.models.prompts.templates import TEMPLATE_FILE
 
 FinishReason = Literal["stop", "length"]
 
@@ -31,6 +32,12 @@ class Servable:
         """A model tuned in full brings its own copy of the tokenizer; adapters use the base's."""
         own = self.kind == "full" and (self.folder / "tokenizer.json").is_file()
         return self.folder if own else self.base.path
+
+    @property
+    def template(self) -> Path | None:
+        """The chat template that the model learned, if it is another one than its base's."""
+        file = self.folder / TEMPLATE_FILE
+        return file if self.kind != "base" and file.is_file() else None
 
 
 @dataclass(frozen=True)

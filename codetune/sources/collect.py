@@ -9,6 +9,8 @@ read is listed in `skipped.parquet` with a reason:
     lfs_pointer missing                   the content is not in the repository
     unsafe_path repeated_name encrypted   members of archives
     unreadable                            no right to read it, or it vanished
+
+With `commits`, small changes of the past are written to `commits.parquet` (see sources.commits).
 """
 
 from __future__ import annotations
@@ -45,6 +47,15 @@ SKIPPED = {
     "in_past": "bool",
     "in_present": "bool",
 }
+COMMITS = {
+    "repo": "string",
+    "commit": "string",
+    "message": "string",
+    "path": "string",
+    "before": "binary",
+    "after": "binary",
+    "files": "int64",
+}
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -71,11 +82,11 @@ def collect(
         folder,
         options.model_dump(mode="json", exclude={"timeout"}),
         {"repository": found.repository.name, "version": found.version},
-        lambda partial: _write(found, partial, progress),
+        lambda partial: _write(found, partial, progress, options.commits or 0),
     )
 
 
-def _write(source: Source, folder: Path, progress: Progress) -> dict[str, Any]:
+def _write(source: Source, folder: Path, progress: Progress, commits: int) -> dict[str, Any]:
     repository = source.repository
     write_json(folder / "repository.json", asdict(repository))
     skipped: Counter[str] = Counter()
@@ -97,6 +108,7 @@ def _write(source: Source, folder: Path, progress: Progress) -> dict[str, Any]:
             present += item.in_present
             files.write(_file_row(repository.name, item, content), size=len(content))
         count = files.count
+    changes = _write_changes(source, folder, progress, commits) if commits else {}
     return {
         "repository": repository.name,
         "commit": repository.commit,
@@ -106,7 +118,26 @@ def _write(source: Source, folder: Path, progress: Progress) -> dict[str, Any]:
         "files_past": past,
         "files_present": present,
         "skipped": dict(skipped.most_common()),
+        **changes,
     }
+
+
+def _write_changes(source: Source, folder: Path, progress: Progress, most: int) -> dict[str, int]:
+    """Write commits.parquet; a source without history has none."""
+    if source.changes is None:
+        return {"commits": 0, "changes": 0}
+    seen: set[str] = set()
+    with (
+        TableWriter(folder / "commits.parquet", COMMITS) as table,
+        progress.task("Reading commits", total=most, unit="changes") as task,
+    ):
+        for change in source.changes(most):
+            task.advance()
+            seen.add(change.commit)
+            row = {"repo": source.repository.name} | asdict(change)
+            row["path"] = _readable(change.path)
+            table.write(row, size=len(change.before) + len(change.after))
+        return {"commits": len(seen), "changes": table.count}
 
 
 def _is_lfs_pointer(content: bytes) -> bool:

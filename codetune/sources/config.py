@@ -31,6 +31,12 @@ class SourceOptions(Options):
     largest_file: int = option(
         1_000_000, gt=0, description="Larger files (bytes) are listed as too_large and not read."
     )
+    commits: int | None = option(
+        None,
+        ge=0,
+        description="Small changes of the past's commits to collect, newest first, at most; "
+        "default: 4000 if instructions are made of them (dataset.use_sft), else 0.",
+    )
     timeout: int = option(
         900, gt=0, description="Seconds that a clone or fetch may take before it is given up."
     )

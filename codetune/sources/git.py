@@ -49,6 +49,18 @@ class TreeEntry:
     path: str
 
 
+@dataclass(frozen=True)
+class RawChange:
+    """What a commit did to one file: `status` M modified, A added, D deleted, T another mode."""
+
+    commit: str
+    status: str
+    mode: str  # afterwards
+    old: str  # object ids
+    new: str
+    path: str
+
+
 class Git:
     """Read access to one repository; `folder` is its git directory."""
 
@@ -106,8 +118,35 @@ class Git:
             if fields[at].startswith(":")
         }
 
+    def modified(self, commits: Sequence[str], prefix: str = "") -> Iterator[RawChange]:
+        """What each commit, none of them a merge, did to files below `prefix`; all in one run.
+
+        A renamed file is one that was deleted and one that was added. The first commit of all
+        gives nothing.
+        """
+        arguments = [f"--git-dir={self.folder}", "diff-tree", "--stdin", "-r", "-z", "--raw"]
+        arguments += ["--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all"]
+        arguments += ["--", *([prefix] if prefix else [])]
+        process = _start(arguments, reading(), stdin=subprocess.PIPE)
+        try:
+            given = "".join(f"{commit}\n" for commit in commits).encode()
+            output, _ = process.communicate(given)
+        finally:
+            end(process)
+        if process.returncode != 0:
+            raise self._stopped()
+        # "<commit>", ":<modes and ids> M", path, …
+        fields = iter(output.decode("utf-8", "surrogateescape").split("\0"))
+        commit = ""
+        for entry in fields:
+            if entry.startswith(":"):
+                _, mode, old, new, status = entry[1:].split(" ")
+                yield RawChange(commit, status, mode, old, new, next(fields))
+            else:
+                commit = entry.strip()
+
     def contents(self, oids: Iterable[str]) -> Iterator[bytes | None]:
-        """The blobs' bytes in order, None for one the repository lacks; one in memory at a time."""
+        """The objects' bytes in order, one at a time; None for one the repository lacks."""
         arguments = [f"--git-dir={self.folder}", "cat-file", "--batch"]
         process = _start(arguments, reading(), stdin=subprocess.PIPE)
         assert process.stdin is not None
@@ -125,7 +164,7 @@ class Git:
             end(process)
 
     def _answer(self, stream: IO[bytes], oid: str) -> bytes | None:
-        """One blob of `cat-file --batch`: "<oid> blob <size>", the bytes, a line end."""
+        """One object of `cat-file --batch`: "<oid> <type> <size>", the bytes, a line end."""
         header = stream.readline().split()
         if not header:
             raise self._stopped()

@@ -30,16 +30,31 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What one commit did to one file."""
+
+    commit: str
+    message: str
+    path: str
+    before: bytes
+    after: bytes
+    files: int  # that the commit touched
+
+
+@dataclass(frozen=True)
 class Source:
     """A source that was found and identified; `read` gives its items with their contents.
 
     Items of the past come first. `version` changes exactly when what `read` gives may change.
+    `changes` gives up to a number of small changes of the past, newest first, where there is
+    history.
     """
 
     repository: Repository
     version: str
     total: int  # number of items
     read: Callable[[], Iterator[tuple[Item, bytes]]]
+    changes: Callable[[int], Iterator[Change]] | None = None
 
 
 class Selection:

@@ -10,9 +10,10 @@ from codetune.errors import SourceError, UnsafeSourceError, nearest
 from codetune.progress import Progress
 from codetune.records import Repository
 from codetune.sources import archive, clone, folder, history, identity
+from codetune.sources.commits import read_changes
 from codetune.sources.git import Git
 from codetune.sources.ignore import Ignored
-from codetune.sources.items import Item, Selection, Source
+from codetune.sources.items import Change, Item, Selection, Source
 from codetune.sources.repository import Local, find_repository, uncommitted
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ def _open_git(
                 yield item, content
 
     repository = Repository(name, location, "git", commit=present, cutoff=cutoff)
-    return Source(repository, f"{present} {cutoff} {prefix}", len(items), read)
+
+    def changes(limit: int) -> Iterator[Change]:
+        return read_changes(git, cutoff or present, prefix, selection, limit)
+
+    return Source(repository, f"{present} {cutoff} {prefix}", len(items), read, changes)
 
 
 def _no_commit(git: Git, location: str, ref: str | None) -> SourceError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -329,6 +329,25 @@ def _parse(text: str, language: str) -> tuple[Any, bytes]:
     return tree.root_node, data
 
 
+def parse_tree(text: str, language: str) -> tuple[Any, bytes]:
+    """The tree-sitter root node of a text and the bytes that its offsets count.
+
+    The root is None for a language without a grammar and for a text that no parser should read.
+    """
+    return _parse(text, language)
+
+
+def character_offsets(data: bytes, text: str, offsets: Iterable[int]) -> Mapping[int, int]:
+    """Where byte offsets of `data`, the UTF-8 of `text`, stand in the text."""
+    at: dict[int, int] = {}
+    byte = character = 0
+    for offset in sorted(set(offsets)):
+        character += len(data[byte:offset].decode("utf-8", "replace"))
+        byte = offset
+        at[offset] = character
+    return at
+
+
 def _is_hostile(data: bytes, language: str) -> bool:
     """Whether a text chains or nests as no program does: parsers then cost the square of it.
 
@@ -372,10 +391,5 @@ def _in_characters(data: bytes, text: str, spans: Iterable[Span]) -> list[Span]:
     spans = list(spans)
     if len(data) == len(text):
         return spans
-    at: dict[int, int] = {}
-    byte = character = 0
-    for offset in sorted({offset for span in spans for offset in (span.start, span.end)}):
-        character += len(data[byte:offset].decode("utf-8", "replace"))
-        byte = offset
-        at[offset] = character
+    at = character_offsets(data, text, (o for span in spans for o in (span.start, span.end)))
     return [Span(span.kind, at[span.start], at[span.end]) for span in spans]

@@ -97,7 +97,11 @@ def attend(
     if kwargs.get("softcap") is not None:
         raise ValueError(f"{NAME} has no soft capping")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.device.type != "cpu" or max(layout.lengths) > LONGEST_KEPT:
+    if (
+        query.device.type != "cpu"
+        or max(layout.lengths) > LONGEST_KEPT
+        or value.shape[-1] != query.shape[-1]  # DeepSeek's latent attention
+    ):
         return _per_document(query, key, value, scale, layout), None
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]
     out: Tensor = _Documents.apply(  # type: ignore[no-untyped-call]

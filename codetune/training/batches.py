@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -53,12 +55,12 @@ def make_batch(store: TokenStore, documents: Sequence[int]) -> Batch:
     ids, positions, places, weights = [], [], [], []
     start, weighed = 0, store.weights
     for document in documents:
-        tokens, loss_from = store[document]
+        tokens, loss = store[document][0], store.loss(document)
         length = len(tokens)
         ids.append(np.asarray(tokens, dtype=np.int64))
         positions.append(np.arange(length))
         # Token t is predicted at t - 1; nothing predicts a document's first token.
-        predicting = np.arange(max(loss_from, 1) - 1, length - 1)
+        predicting = np.flatnonzero(loss[1:])
         places.append(predicting + start)
         weights.append(np.full(len(predicting), weighed[document], dtype=np.float32))
         start += length
@@ -70,6 +72,35 @@ def make_batch(store: TokenStore, documents: Sequence[int]) -> Batch:
         labels=torch.from_numpy(flat[where + 1]),
         weights=None if bool((weight == 1).all()) else torch.from_numpy(weight),
         layout=layout_of([len(part) for part in ids]),
+    )
+
+
+def split(batch: Batch, pieces: int) -> list[Batch]:
+    """The batch's documents in at most `pieces` batches of about as many tokens, in order."""
+    lengths = batch.layout.lengths
+    ends = np.cumsum(lengths)
+    # The document that a piece's share of the tokens ends in is its last one.
+    shares = np.arange(1, pieces) * (int(ends[-1]) / pieces)
+    cuts = [0, *(np.searchsorted(ends, shares) + 1).tolist(), len(lengths)]
+    found = []
+    for first, last in pairwise(cuts):
+        if last > first:
+            found.append(_part(batch, first, min(last, len(lengths)), ends))
+    return found
+
+
+def _part(batch: Batch, first: int, last: int, ends: npt.NDArray[np.integer]) -> Batch:
+    start, end = int(ends[first - 1]) if first else 0, int(ends[last - 1])
+    low, high = torch.searchsorted(
+        batch.places, torch.tensor([start, end], device=batch.places.device)
+    ).tolist()
+    return Batch(
+        input_ids=batch.input_ids[:, start:end],
+        position_ids=batch.position_ids[:, start:end],
+        places=batch.places[low:high] - start,
+        labels=batch.labels[low:high],
+        weights=None if batch.weights is None else batch.weights[low:high],
+        layout=layout_of(batch.layout.lengths[first:last], batch.input_ids.device),
     )
 
 

@@ -78,6 +78,20 @@ class Checkpoints:
             ) from error
         return tensors, state
 
+    def roll_back(self, before: int) -> int:
+        """Drop what was written at step `before` or later; returns the newest step that is left.
+
+        0: there is no earlier checkpoint, and the run begins anew.
+        """
+        for checkpoint in _finished(self.folder):
+            if _step(checkpoint) >= before:
+                shutil.rmtree(checkpoint)
+        left = max((_step(checkpoint) for checkpoint in _finished(self.folder)), default=0)
+        for best in _finished(self.best_folder):
+            if _step(best) > left:
+                shutil.rmtree(best)
+        return left
+
     def save_best(self, step: int, weights: dict[str, Tensor]) -> None:
         """Keep the weights of `step` as the best so far.
 

@@ -10,10 +10,13 @@ from codetune.options import Options, option
 class TrainingOptions(Options):
     """How the base is tuned. Defaults marked "by method" or "by size" are chosen at run start."""
 
-    method: Literal["lora", "full"] = option(
+    method: Literal["lora", "full", "dora", "qlora", "qlora8"] = option(
         "lora",
         description="lora: small matrices beside the frozen base's linear layers. full: every "
-        "weight; learns more from much code, and forgets more.",
+        "weight; learns more from much code, and forgets more. dora: LoRA with a trained length "
+        "of each row (arXiv 2402.09353); cannot share a batch with other adapters when served. "
+        "qlora, qlora8: LoRA on a base kept in 4 (nf4) or 8 bits, for little memory; needs "
+        "the extra [quant].",
     )
     epochs: float = option(
         3.0,
@@ -37,8 +40,14 @@ class TrainingOptions(Options):
     schedule: Literal["cosine", "linear", "constant"] = option(
         "cosine", description="How the learning rate falls after the warm-up."
     )
-    optimizer: Literal["adamw"] = option("adamw", description="The optimizer.")
-    weight_decay: float = option(0.01, ge=0, le=1, description="AdamW's decoupled weight decay.")
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw", "adafactor", "muon"] = option(
+        "adamw",
+        description="adamw; adamw8bit: its moments in 8 bits, a quarter of their memory (extra "
+        "[quant]); paged_adamw: moments that move to the computer's memory when the GPU's is "
+        "full (extra [quant]); adafactor: almost no moments; muon: orthogonalised updates of "
+        "the matrices, AdamW for the rest.",
+    )
+    weight_decay: float = option(0.01, ge=0, le=1, description="Decoupled weight decay.")
     clip: float = option(1.0, gt=0, description="Largest norm of a step's gradient.")
     batch_tokens: int | None = option(
         None,
@@ -58,7 +67,17 @@ class TrainingOptions(Options):
     )
     rank: int = option(16, ge=1, le=1024, description="LoRA: rank of the added matrices.")
     alpha: float | None = option(
-        None, gt=0, description="LoRA: scale, divided by √rank (rsLoRA); the rank when not set."
+        None, gt=0, description="LoRA: scale before `rslora`'s division; the rank when not set."
+    )
+    rslora: bool = option(
+        True,
+        description="LoRA: divide the scale by √rank (rsLoRA, arXiv 2312.03732), which keeps "
+        "larger ranks learning; false: by the rank, as the first LoRA did.",
+    )
+    target_modules: tuple[str, ...] | None = option(
+        None,
+        description="LoRA: last names of the layers that get adapters (q_proj …); every linear "
+        "layer but the head when not set, which learns most.",
     )
     dropout: float = option(0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
     precision: Literal["auto", "bf16", "fp32"] = option(
@@ -85,5 +104,15 @@ class TrainingOptions(Options):
     )
     memory_limit: int | None = option(
         None, ge=1, description="Bytes that training may use; the machine's rest when not set."
+    )
+    recover: bool = option(
+        True,
+        description="Out of memory: smaller passes with the same effective batch, then gradient "
+        "checkpointing. Loss not finite or diverged: back to the last good checkpoint with half "
+        "the learning rate, twice at most. false: stop at once.",
+    )
+    allow_quantised_fallback: bool = option(
+        False,
+        description="Out of memory even so: keep the base in 8, then 4 bits (method lora only).",
     )
     seed: int = option(0, ge=0, description="Seed of everything random in training.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ class Metrics:
     """Appends to metrics.jsonl; each line is whole before the next step begins.
 
     Lines are `{"kind": "train", "step", "epoch", "loss", "learning_rate", "grad_norm",
-    "tokens", "tokens_per_second", "padding_share", "memory_bytes", "seconds"}` and
-    `{"kind": "validation", "step", "loss", "best"}`; losses are nats per token.
+    "tokens", "tokens_per_second", "padding_share", "memory_bytes", "seconds"}`,
+    `{"kind": "validation", "step", "loss", "best", "streams"}` (a loss for each stream) and
+    `{"kind": "recovery", "step", "why", "what", …}`; losses are nats per token.
     """
 
     def __init__(self, run: Path, *, resumed_step: int | None) -> None:
@@ -27,13 +29,19 @@ class Metrics:
         kept = [
             line
             for line in read_metrics(self.path)
-            # Lines after the checkpoint will be written again.
-            if resumed_step is not None and line["step"] <= resumed_step
+            # Lines after the checkpoint will be written again; what was mended stays known.
+            if line["kind"] == "recovery"
+            or (resumed_step is not None and line["step"] <= resumed_step)
         ]
+        self._counts = Counter(line["kind"] for line in kept)
         temporary = self.path.with_name(METRICS + ".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(self.path)
         self._file = self.path.open("a")
+
+    def count(self, kind: str) -> int:
+        """How many lines of this kind there were when the file was opened."""
+        return self._counts[kind]
 
     def write(self, **values: Any) -> None:
         """Append one line."""

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codetune.models.architecture import sliding_window
 from codetune.models.linear_loss import linear_cross_entropy
 from codetune.training import attention
 from codetune.training.batches import Batch
 
+# How documents are kept apart: our attention document by document; transformers' SDPA over the
+# whole row, which sees from the position ids where documents begin; or one row a document.
+Way = Literal["documents", "sdpa", "padded"]
+WAYS: tuple[Way, ...] = ("documents", "sdpa", "padded")
 
-class Objective:
+
+class Objective(Protocol):
+    """What the train loop asks for; one implementation for each kind of model."""
+
+    model: nn.Module  # PEFT's around the base's, or the base itself
+    causal: Any  # the language model inside
+    vocabulary: int  # token ids that the model knows
+
+    def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
+        """Summed cross-entropy in nats over `divisor` (default: the number of labels)."""
+
+    def count(self, batch: Batch) -> int:
+        """How many labels of the batch carry loss."""
+
+    def padding(self, batch: Batch) -> int:
+        """Positions computed for the batch that are no token of it."""
+
+    def summed(self, batch: Batch) -> tuple[float, int]:
+        """The unweighted summed loss in nats, and the number of labels."""
+
+
+class CausalObjective:
     """Runs a causal language model on batches of packed documents.
 
-    `fused` and `isolated` say which fast paths are in use; the self-check turns one off when
-    an architecture does something between hidden states and logits, or in its attention, that
-    the path does not know. `isolated` off means SDPA over the whole row, where transformers
-    itself keeps documents apart by their position ids.
+    `fused` and `way` say which fast paths are in use; the self-check turns one off when an
+    architecture does something between hidden states and logits, or in its attention, that
+    the path does not know.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,43 +55,28 @@ class Objective:
         self.decoder: nn.Module = causal.get_decoder()
         self.head: Any = causal.get_output_embeddings()
         self.fused = isinstance(self.head, nn.Linear) and self.head.bias is None
+        self.vocabulary = int(causal.get_input_embeddings().weight.shape[0])
         attention.register()
-        self.isolated = True
-        self.use_isolated(True)
+        self.way: Way = "documents"
+        self.use(self.way)
 
-    @property
-    def vocabulary(self) -> int:
-        """Token ids that the model knows."""
-        return int(self.causal.get_input_embeddings().weight.shape[0])
+    def use(self, way: Way) -> None:
+        """Keep documents apart in this way from now on."""
+        self.way = way
+        self.causal.set_attn_implementation(attention.NAME if way == "documents" else "sdpa")
 
-    def use_isolated(self, isolated: bool) -> None:
-        """Attention document by document, or transformers' own SDPA."""
-        self.isolated = isolated
-        self.causal.set_attn_implementation(attention.NAME if isolated else "sdpa")
+    def can_use(self, way: Way, longest: int) -> bool:
+        """Whether `way` knows what this model's attention does with a document so long."""
+        window = sliding_window(self.causal.config)
+        return way != "documents" or window is None or longest <= window
 
     def hidden(self, batch: Batch) -> Tensor:
         """(T, width): the decoder's output."""
-        extra = {"layout": batch.layout} if self.isolated else {}
-        output = self.decoder(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            **extra,
-        )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        return self._run(self.decoder, batch, lambda output: output.last_hidden_state)
 
     def logits(self, batch: Batch) -> Tensor:
         """(T, vocabulary) the model's own way, for the self-check and where fused is off."""
-        extra = {"layout": batch.layout} if self.isolated else {}
-        output = self.causal(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            **extra,
-        )
-        logits: Tensor = output.logits[0]
-        return logits
+        return self._run(self.causal, batch, lambda output: output.logits)
 
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
         """Summed cross-entropy in nats over `divisor` (default: the number of labels)."""
@@ -79,7 +90,53 @@ class Objective:
             each = each * batch.weights
         return each.sum() / divisor
 
+    def count(self, batch: Batch) -> int:
+        """How many labels of the batch carry loss."""
+        return len(batch.labels)
+
+    def padding(self, batch: Batch) -> int:
+        """Positions computed for the batch that are no token of it."""
+        if self.way != "padded":
+            return 0
+        return sum(len(group.places) for group in batch.layout.groups) - batch.tokens
+
     @torch.no_grad()
     def summed(self, batch: Batch) -> tuple[float, int]:
         """The unweighted summed loss in nats, and the number of labels."""
         return float(self.loss(batch, divisor=1.0)), len(batch.labels)
+
+    def _run(self, module: Any, batch: Batch, of: Callable[[Any], Tensor]) -> Tensor:
+        if self.way == "padded":
+            return self._run_padded(module, batch, of)
+        extra = {"layout": batch.layout} if self.way == "documents" else {}
+        output = module(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **extra,
+        )
+        return of(output)[0]
+
+    def _run_padded(self, module: Any, batch: Batch, of: Callable[[Any], Tensor]) -> Tensor:
+        """One row a document, documents of about the same length together."""
+        rows, order = [], []
+        for group in batch.layout.groups:
+            shape = (group.documents, group.length)
+            ids = batch.input_ids[0].index_select(0, group.places).view(shape)
+            real = torch.ones_like(group.places, dtype=torch.bool)
+            if group.pads is not None:
+                real = ~group.pads
+            output = module(input_ids=ids, attention_mask=real.view(shape).long(), use_cache=False)
+            rows.append(of(output).flatten(0, 1)[real])
+            order.append(group.places[real])
+        return torch.cat(rows).index_select(0, torch.argsort(torch.cat(order)))
+
+
+def make_objective(model: nn.Module) -> Objective:
+    """The objective for this kind of model."""
+    from codetune.training.pairs import PairObjective
+
+    whole: Any = model
+    if whole.config.is_encoder_decoder:
+        return PairObjective(model)
+    return CausalObjective(model)

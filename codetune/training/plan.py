@@ -10,6 +10,7 @@ from codetune.models.tokens import TokenStore
 from codetune.training.config import TrainingOptions
 from codetune.training.methods import METHODS
 from codetune.training.packing import pack
+from codetune.training.streams import validation_batches
 
 _LEAST_WINDOW = 1024  # shorter rows would only make the forward passes smaller
 
@@ -65,7 +66,7 @@ def make_plan(
         learning_rate=options.learning_rate
         or METHODS[options.method].learning_rate_for(parameters),
         validate_every=options.validate_every or max(1, min(200, math.ceil(steps / 12))),
-        validation_batches=_validation_batches(
+        validation_batches=validation_batches(
             validation, options.validation_tokens, max(window, micro)
         ),
         tokens=train.tokens,
@@ -81,18 +82,3 @@ def _batch_tokens(tokens: int) -> int:
 def _micro_batch_tokens(parameters: int) -> int:
     """Small models want more tokens a pass to keep the cores busy, large ones less memory."""
     return 4096 if parameters < 100_000_000 else 2048
-
-
-def _validation_batches(store: TokenStore, tokens: int, room: int) -> tuple[tuple[int, ...], ...]:
-    """The store's first examples up to `tokens`, in batches of about `room` tokens."""
-    batches: list[list[int]] = []
-    filled, total = room, 0
-    for index, length in enumerate(store.lengths.tolist()):
-        if total + length > tokens and batches:
-            break
-        if filled + length > room:
-            batches.append([])
-            filled = 0
-        batches[-1].append(index)
-        filled, total = filled + length, total + length
-    return tuple(tuple(batch) for batch in batches) if tokens else ()

@@ -12,16 +12,17 @@ import torch
 
 from codetune.artifacts import write_json
 from codetune.errors import WillNotFitError
+from codetune.models.architecture import count_parameters
 from codetune.models.hardware import machine, memory_available
 from codetune.training.batches import Batch, MicroBatches, make_batch
 from codetune.training.config import TrainingOptions
 from codetune.training.metrics import peak_memory, reset_peak_memory
-from codetune.training.objective import Objective
-from codetune.training.optimizer import MasterAdamW
+from codetune.training.optimizer import OPTIMIZERS
+from codetune.training.passes import Passes
 from codetune.training.plan import Plan
+from codetune.training.recovery import OutOfMemory
 
 FILE = "preflight.json"
-_MOMENTS = 8  # bytes of AdamW's two moments a weight
 _RESERVE = 1.1  # allocators do not give back everything between steps
 _CHECKPOINTS = 3  # two kept and one being written
 _BEST = 3
@@ -55,15 +56,14 @@ class Preflight:
 
 
 def preflight(
-    objective: Objective,
-    optimizer: MasterAdamW,
+    passes: Passes,
     data: MicroBatches,
     validation: list[Batch],
     plan: Plan,
     options: TrainingOptions,
     run: Path,
 ) -> Preflight:
-    """Measure, write preflight.json, and refuse what will not fit.
+    """Measure, write preflight.json, make passes smaller if they must be, refuse what cannot fit.
 
     Two forward and backward passes on the longest batch (the first also sets up the
     libraries), then the longest validation batch, all before any weight changes.
@@ -71,8 +71,8 @@ def preflight(
     Raises:
         WillNotFitError: memory or disk will not do, with what to change.
     """
-    parameters = sum(weight.numel() for weight in objective.model.parameters())
-    trainable = sum(weight.numel() for weight in optimizer.weights.values())
+    parameters = count_parameters(passes.objective.model)
+    trainable = sum(weight.numel() for weight in passes.optimizer.weights.values())
     limit = options.memory_limit or _limit()
     disk_needed = trainable * (12 * _CHECKPOINTS + 4 * _BEST) + 4 * parameters
     disk_free = shutil.disk_usage(run).free
@@ -82,21 +82,21 @@ def preflight(
             advice="Free some space, set CODETUNE_HOME to another disk, or use "
             "training.method=lora.",
         )
+    moments = int(trainable * OPTIMIZERS[options.optimizer].state_bytes)
     longest = make_batch(data.store, data.longest())
-    moments = trainable * _MOMENTS
-    reset_peak_memory()
-    start = peak_memory()
-    # A row first: what it takes says whether the whole batch may be tried at all.
     row = make_batch(data.store, data.rows[0])
-    _pass(objective, optimizer, row)
-    guess = start + (peak_memory() - start) * max(1.0, longest.tokens / row.tokens) + moments
-    _check_memory(int(guess), limit, plan, options)
-    seconds = min(_pass(objective, optimizer, longest) for _ in range(2))
-    if validation:
-        with torch.no_grad():
-            objective.summed(max(validation, key=lambda batch: batch.tokens).to(_device(objective)))
-    needed = int((peak_memory() - start) * _RESERVE) + start + moments
-    _check_memory(needed, limit, plan, options)
+    while True:
+        needed, seconds = _measure(passes, row, longest, validation, limit - moments)
+        needed += moments
+        if needed <= limit:
+            break
+        message = f"Training needs about {_size(needed)} of memory; {_size(limit)} can be used"
+        if _resident() + moments > limit:
+            raise WillNotFitError(f"{message}.", advice=_advice(plan, options))
+        try:
+            passes.shrink(longest, message)
+        except OutOfMemory as error:
+            raise WillNotFitError(f"{message}.", advice=_advice(plan, options)) from error
     rate = longest.tokens / seconds
     # Fewer steps than the epochs would take (max_steps) do not make each of them longer.
     whole_step = plan.window * plan.rows_per_batch * plan.accumulation
@@ -119,43 +119,58 @@ def preflight(
     return result
 
 
+def _measure(
+    passes: Passes, row: Batch, longest: Batch, validation: list[Batch], room: int
+) -> tuple[int, float]:
+    """Bytes that the process needs for the longest batch, and seconds of its passes.
+
+    A row is tried first: when that says that the whole batch would not fit into `room`, the
+    whole batch is not tried, and the bytes are an estimate.
+    """
+    reset_peak_memory()
+    start = peak_memory()
+    _pass(passes, row)
+    guess = start + (peak_memory() - start) * max(1.0, longest.tokens / row.tokens)
+    pieces = passes.recovery.now.pieces
+    if guess > room and pieces == 1:
+        return int(guess), float("inf")
+    seconds = min(_pass(passes, longest) for _ in range(2))
+    if validation:
+        device = passes.optimizer_device
+        passes.summed(max(validation, key=lambda batch: batch.tokens).to(device))
+    return int((peak_memory() - start) * _RESERVE) + start, seconds
+
+
 def earlier(run: Path) -> Preflight | None:
     """The pre-flight of an interrupted run, which need not be repeated."""
     file = run / FILE
     return Preflight(**json.loads(file.read_text())) if file.exists() else None
 
 
-def _pass(objective: Objective, optimizer: MasterAdamW, batch: Batch) -> float:
+def _pass(passes: Passes, batch: Batch) -> float:
     """Seconds of one forward and backward pass that leaves nothing behind."""
-    device = _device(objective)
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        objective.model.train()
-        objective.loss(batch.to(device)).backward()  # type: ignore[no-untyped-call]
-    if device.type == "cuda":
+    passes.probe(batch)
+    if passes.optimizer_device.type == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    optimizer.zero_grad(set_to_none=True)
-    objective.model.zero_grad(set_to_none=True)
-    return seconds
+    return time.perf_counter() - start
 
 
-def _check_memory(needed: int, limit: int, plan: Plan, options: TrainingOptions) -> None:
-    if needed <= limit:
-        return
+def _advice(plan: Plan, options: TrainingOptions) -> str:
     advice = []
-    if plan.rows_per_batch > 1:
+    if plan.rows_per_batch > 1 and not options.recover:
         advice.append(f"training.micro_batch_tokens={plan.window}")
-    if not options.gradient_checkpointing:
+    if not options.gradient_checkpointing and not options.recover:
         advice.append("training.gradient_checkpointing=true")
     if options.method == "full":
         advice.append("training.method=lora")
+    if options.method == "lora":
+        advice.append("training.method=qlora")
+    if options.optimizer == "adamw":
+        advice.append("training.optimizer=adafactor")
     if plan.window > 512:
         advice.append("a dataset with a smaller window (dataset.window)")
-    raise WillNotFitError(
-        f"Training needs about {_size(needed)} of memory; {_size(limit)} can be used.",
-        advice=f"Try, in this order: {'; '.join([*advice, 'a smaller base'])}.",
-    )
+    return f"Try, in this order: {'; '.join([*advice, 'a smaller base'])}."
 
 
 def _limit() -> int:
@@ -169,10 +184,6 @@ def _resident() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def _device(objective: Objective) -> torch.device:
-    return next(objective.model.parameters()).device
 
 
 def _size(count: float) -> str:

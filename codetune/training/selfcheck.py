@@ -7,40 +7,91 @@ from dataclasses import replace
 import torch
 
 from codetune.errors import TrainingError
-from codetune.training.batches import Batch
-from codetune.training.objective import Objective
+from codetune.models.architecture import longest_document
+from codetune.models.quantised import rows_alone
+from codetune.training.batches import Batch, split
+from codetune.training.objective import WAYS, CausalObjective, Objective
+from codetune.training.pairs import PairObjective
 
 _TOKENS = 48  # enough to see a leak; a run must not wait for its check
 
 
 @torch.no_grad()
-def check_objective(objective: Objective, vocabulary: int) -> str:
+def check_objective(objective: Objective, vocabulary: int, longest: int = 0) -> str:
     """Choose the paths that are right for this model; returns what was chosen, in words.
 
+    `longest` is the length of the longest document.
+
     Raises:
-        TrainingError: no way to pack documents keeps them apart on this model.
+        TrainingError: a document is longer than the model's positions, or no way to pack
+            documents keeps them apart on this model.
     """
+    limit = longest_document(objective.causal.config)
+    if limit is not None and longest > limit:
+        raise TrainingError(
+            f"The data has examples of {longest} tokens, and this base reads {limit} at most.",
+            advice=f"Build the dataset with dataset.window={limit}.",
+        )
     was_training = objective.model.training
     objective.model.eval()
     try:
-        if not (_runs(objective, vocabulary) and isolated(objective, vocabulary)):
-            objective.use_isolated(False)
-            if not isolated(objective, vocabulary):
-                raise TrainingError(
-                    f"Packed documents see each other in '{type(objective.causal).__name__}': "
-                    "its attention does not respect position ids.",
-                    advice="Use a base of another architecture (Qwen2, Llama, StarCoder2 …).",
-                )
-        if objective.fused and not _same_loss(objective, vocabulary):
-            objective.fused = False
+        if isinstance(objective, PairObjective):
+            return _check_pairs(objective, vocabulary)
+        assert isinstance(objective, CausalObjective)
+        with rows_alone(objective.model):
+            return _check_causal(objective, vocabulary, longest)
     finally:
         objective.model.train(was_training)
-    attention = "per document" if objective.isolated else "transformers SDPA"
-    return f"attention {attention}, loss {'chunked' if objective.fused else 'from all logits'}"
+
+
+def _check_causal(objective: CausalObjective, vocabulary: int, longest: int) -> str:
+    for way in WAYS:
+        if not objective.can_use(way, longest):
+            continue
+        try:
+            objective.use(way)
+            if isolated(objective, vocabulary):
+                break
+        except (ValueError, TypeError):
+            # A mask, a sliding window, or a forward that takes no layout or position ids.
+            continue
+    else:
+        raise TrainingError(
+            f"Packed documents see each other in '{type(objective.causal).__name__}': "
+            "its attention does not keep them apart.",
+            advice="Use a base of another architecture (Qwen2, Llama, StarCoder2 …).",
+        )
+    if objective.fused and not _same_loss(objective, vocabulary):
+        objective.fused = False
+    return f"{_WORDS[objective.way]}, loss {'chunked' if objective.fused else 'from all logits'}"
+
+
+_WORDS = {
+    "documents": "attention per document",
+    "sdpa": "attention transformers SDPA",
+    "padded": "one padded row a document",
+}
+
+
+def _check_pairs(objective: PairObjective, vocabulary: int) -> str:
+    """A document's loss must be the same alone and beside others."""
+    lengths = (_TOKENS, _TOKENS // 3)
+    device = _device(objective)
+    both = objective.summed(probe_batch(vocabulary, lengths).to(device))[0]
+    alone = sum(
+        objective.summed(part.to(device))[0]
+        for part in split(probe_batch(vocabulary, lengths), len(lengths))
+    )
+    if not abs(both - alone) <= 2e-2 * max(1.0, abs(alone)):
+        raise TrainingError(
+            f"Padding changes what '{type(objective.causal).__name__}' computes.",
+            advice="Use a base of another architecture (T5, FLAN-T5, CodeT5+ …).",
+        )
+    return "encoder and decoder, padded rows"
 
 
 @torch.no_grad()
-def isolated(objective: Objective, vocabulary: int) -> bool:
+def isolated(objective: CausalObjective, vocabulary: int) -> bool:
     """Whether the second document's outputs ignore what the first one says.
 
     All the first document's tokens are changed; the second's hidden states must stay the
@@ -83,18 +134,7 @@ def probe_batch(vocabulary: int, lengths: tuple[int, ...]) -> Batch:
     )
 
 
-def _runs(objective: Objective, vocabulary: int) -> bool:
-    """Whether our attention can do what this architecture asks of it."""
-    if not objective.isolated:
-        return True
-    try:
-        objective.hidden(probe_batch(vocabulary, (3, 2)).to(_device(objective)))
-    except (ValueError, TypeError):  # a mask, a sliding window, or a layer that drops `layout`
-        return False
-    return True
-
-
-def _same_loss(objective: Objective, vocabulary: int) -> bool:
+def _same_loss(objective: CausalObjective, vocabulary: int) -> bool:
     """Whether the chunked loss equals that from the model's own logits (scaling, capping …)."""
     batch = probe_batch(vocabulary, (_TOKENS, _TOKENS)).to(_device(objective))
     fused = float(objective.loss(batch))

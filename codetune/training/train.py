@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.artifacts import Artifact, run_stage
 from codetune.errors import TrainingError
-from codetune.models.load import BaseModel, device_and_dtype, load_model
+from codetune.models.load import BaseModel, device_and_dtype
+from codetune.models.quantised import quiet_bitsandbytes
 from codetune.models.tokens import TokenStore
 from codetune.progress import Progress
 from codetune.training.config import TrainingOptions
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     import torch
 
     from codetune.training.batches import Batch, MicroBatches
+    from codetune.training.checkpoints import Checkpoints
     from codetune.training.objective import Objective
-    from codetune.training.optimizer import MasterAdamW
+    from codetune.training.optimizer import Masters
+    from codetune.training.passes import Passes
     from codetune.training.plan import Plan
     from codetune.training.preflight import Preflight
+    from codetune.training.recovery import Diverged, OutOfMemory, Recovery
     from codetune.training.trainer import CodetuneTrainer
 
 
@@ -44,6 +48,8 @@ def train(
         TrainingError: the data is empty, documents cannot be isolated, the loss is not finite.
     """
     inputs = {"dataset": dataset.digest, "base": base.digest}
+    if base.parent is not None:
+        inputs["parent"] = base.parent.digest
     return run_stage(
         "train",
         folder,
@@ -59,9 +65,11 @@ class _Parts:
     """What a run is made of."""
 
     objective: Objective
-    optimizer: MasterAdamW
+    optimizer: Masters
+    passes: Passes
     data: MicroBatches
     validation: list[Batch]
+    streams: list[str]  # of each validation batch
     plan: Plan
     device: torch.device
 
@@ -87,16 +95,57 @@ class _Run:
             return summary
 
     def _train(self, log: logging.Logger) -> Mapping[str, Any]:
+        """Attempts, each with the remedies that the ones before it asked for."""
         from codetune.training.checkpoints import Checkpoints
-        from codetune.training.methods import load_weights, save_model
+        from codetune.training.recovery import Diverged, OutOfMemory, Recovery, is_out_of_memory
+
+        recovery = Recovery(self.folder, log, self.progress)
+        checkpoints = Checkpoints(self.folder)
+        while True:
+            trouble: Diverged | OutOfMemory
+            try:
+                return self._attempt(log, checkpoints, recovery)
+            except (Diverged, OutOfMemory) as error:
+                if not self.options.recover:
+                    raise
+                trouble = error.with_traceback(None)  # which holds the attempt's tensors
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                trouble = OutOfMemory(
+                    "Out of memory outside the passes.",
+                    advice="Use training.optimizer=adafactor, training.method=lora, or a "
+                    "smaller base.",
+                )
+            self._mend(trouble, checkpoints, recovery)
+
+    def _mend(
+        self, trouble: Diverged | OutOfMemory, checkpoints: Checkpoints, recovery: Recovery
+    ) -> None:
+        """Prepare the next attempt, or raise what cannot be mended."""
+        from codetune.training.recovery import Diverged
+
+        if isinstance(trouble, Diverged):
+            # The weights that gave this loss came from the step before it: that one's
+            # checkpoint may be bad, too.
+            recovery.roll_back(trouble, checkpoints.roll_back(before=trouble.step - 1))
+            return
+        if not self.options.allow_quantised_fallback or self.options.method != "lora":
+            raise trouble
+        recovery.quantise(0, trouble)
+
+    def _attempt(
+        self, log: logging.Logger, checkpoints: Checkpoints, recovery: Recovery
+    ) -> Mapping[str, Any]:
+        from codetune.training.methods import keep_template, load_weights, save_model
         from codetune.training.metrics import Metrics
         from codetune.training.trainer import CodetuneTrainer, Outputs, arguments
 
         options = self.options
-        parts = self._assemble(log)
-        checkpoints = Checkpoints(self.folder)
+        parts = self._assemble(log, recovery)
         checkpoint = checkpoints.newest()
-        facts = self._preflight(parts, again=checkpoint is not None)
+        again = checkpoint is not None or recovery.now.rollbacks > 0
+        facts = self._preflight(parts, again=again)
         self.progress.say(facts.sentence())
         log.info("%s", facts.sentence())
         resumed = int(checkpoint.name.split("-")[1]) if checkpoint else None
@@ -105,52 +154,78 @@ class _Run:
             closing(Metrics(self.folder, resumed_step=resumed)) as metrics,
             self.progress.task(label, total=parts.plan.steps, unit="steps") as task,
         ):
+            recovery.attach(metrics)
             trainer = CodetuneTrainer(
                 parts.objective,
                 parts.data,
                 parts.validation,
                 arguments(options, parts.plan, self.folder, parts.device.type),
                 optimizer=parts.optimizer,
+                passes=parts.passes,
                 checkpoints=checkpoints,
                 options=options,
                 outputs=Outputs(metrics, log, task),
+                streams=parts.streams,
             )
-            self._run(trainer, checkpoint)
+            try:
+                self._run(trainer, checkpoint)
+            finally:
+                recovery.detach()
         model = parts.objective.model
         if trainer.tally.best_step is not None:
             load_weights(model, checkpoints.load_best(trainer.tally.best_step))
         save_model(model, self.base, options, self.folder / "model")
+        keep_template(self.dataset.path, self.base.parent, self.folder / "model")
         checkpoints.remove()
-        return _summary(trainer, options, facts.parameters, facts.trainable)
+        summary = _summary(trainer, options, facts.parameters, facts.trainable)
+        return {**summary, "recovery": recovery.now.events}
 
-    def _assemble(self, log: logging.Logger) -> _Parts:
+    def _assemble(self, log: logging.Logger, recovery: Recovery) -> _Parts:
         """Model, data and optimizer, checked against each other, before the first step."""
         import torch
 
+        from codetune.models.architecture import count_parameters
         from codetune.training.batches import MicroBatches, make_batch
-        from codetune.training.methods import prepare, trained
-        from codetune.training.objective import Objective
-        from codetune.training.optimizer import MasterAdamW
+        from codetune.training.methods import load_base, prepare, trained
+        from codetune.training.objective import make_objective
+        from codetune.training.optimizer import make_optimizer
+        from codetune.training.passes import Passes
         from codetune.training.plan import make_plan
         from codetune.training.selfcheck import check_objective
+        from codetune.training.streams import names_of
 
         options = self.options
         store, held_out = self._stores()
         device, dtype = self._device_and_dtype()
         torch.manual_seed(options.seed)
-        model = prepare(load_model(self.base.path, dtype=dtype, device=device), options)
-        parameters = sum(weight.numel() for weight in model.parameters())
+        loaded = load_base(self.base, options, dtype=dtype, device=device, bits=recovery.now.bits)
+        parameters = count_parameters(loaded)
+        model = prepare(loaded, options, parent=self.base.parent)
         plan = make_plan(store, held_out, options, parameters=parameters)
-        objective = Objective(model)
-        chosen = check_objective(objective, min(store.vocab_size, objective.vocabulary))
+        plan = replace(plan, learning_rate=plan.learning_rate * recovery.now.rate)
+        objective = make_objective(model)
+        longest = max(int(s.lengths.max()) for s in (store, held_out) if len(s))
+        chosen = check_objective(objective, min(store.vocab_size, objective.vocabulary), longest)
         log.info("%s, %s; %s; %s", device, dtype, chosen, plan)
+        optimizer = make_optimizer(
+            options.optimizer,
+            trained(model),
+            lr=plan.learning_rate,
+            weight_decay=options.weight_decay,
+        )
         return _Parts(
             objective=objective,
-            optimizer=MasterAdamW(
-                trained(model), lr=plan.learning_rate, weight_decay=options.weight_decay
+            optimizer=optimizer,
+            passes=Passes(
+                objective,
+                optimizer,
+                recovery,
+                accumulation=plan.accumulation,
+                recover=options.recover,
             ),
             data=MicroBatches(store, plan.window, plan.rows_per_batch, options.seed),
             validation=[make_batch(held_out, part) for part in plan.validation_batches],
+            streams=names_of(held_out, plan.validation_batches),
             plan=plan,
             device=device,
         )
@@ -160,8 +235,7 @@ class _Run:
         from codetune.training.preflight import earlier, preflight
 
         return (earlier(self.folder) if again else None) or preflight(
-            parts.objective,
-            parts.optimizer,
+            parts.passes,
             parts.data,
             parts.validation,
             parts.plan,
@@ -206,6 +280,8 @@ def _summary(
         raise TrainingError("The run ended before its first step.")
     return {
         "method": options.method,
+        # DoRA scales each row of the base: adapters cannot be added up in one batch then.
+        "shares_batches": options.method != "dora",
         "tokens": tally.tokens,
         "seconds": round(tally.seconds, 2),
         "tokens_per_second": round(tally.tokens / max(tally.seconds, 1e-9), 1),
@@ -213,6 +289,10 @@ def _summary(
         "peak_memory_bytes": max(tally.peak_memory, peak_memory()),
         "loss": {"first": tally.first_loss, "last": tally.last_loss},
         "validation": {"first": tally.first_validation, "best": tally.best_validation},
+        "validation_by_stream": {
+            name: {"first": tally.first_by_stream.get(name), "best": best}
+            for name, best in tally.best_by_stream.items()
+        },
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
         "best_step": tally.best_step,
@@ -225,12 +305,13 @@ def _summary(
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """transformers says nothing of its own while it trains; errors still show."""
+    """Libraries say nothing of their own while a run trains; errors still show."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with quiet_bitsandbytes():
+            yield
     finally:
         transformers_logging.set_verbosity(level)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,17 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from codetune.errors import TrainingError
 from codetune.progress import Task
 from codetune.training.batches import Batch, MicroBatches
 from codetune.training.checkpoints import Checkpoints
 from codetune.training.config import TrainingOptions
 from codetune.training.metrics import Metrics, peak_memory
 from codetune.training.objective import Objective
-from codetune.training.optimizer import MasterAdamW
+from codetune.training.optimizer import Masters
+from codetune.training.passes import Passes
 from codetune.training.plan import Plan
+from codetune.training.recovery import Watch
+from codetune.training.streams import losses_by_stream
 
 
 @dataclass
@@ -50,12 +53,19 @@ class Tally:
     last_loss: float | None = None
     first_validation: float | None = None
     best_validation: float | None = None
+    first_by_stream: dict[str, float] = field(default_factory=dict)
+    best_by_stream: dict[str, float] = field(default_factory=dict)
     best_step: int | None = None
     worse: int = 0  # validations in a row without a new best
     validated_step: int | None = None
     stopped_early: bool = False
     peak_memory: int = 0
     resumed_from: list[int] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.watch, dict):  # from a checkpoint's JSON
+            self.watch = Watch(**self.watch)
 
 
 @dataclass
@@ -108,13 +118,17 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         validation: list[Batch],
         args: TrainingArguments,
         *,
-        optimizer: MasterAdamW,
+        optimizer: Masters,
+        passes: Passes,
         checkpoints: Checkpoints,
         options: TrainingOptions,
         outputs: Outputs,
+        streams: Sequence[str],
     ) -> None:
+        """`streams` names the stream of each validation batch."""
         self.objective, self.data, self.validation = objective, data, validation
-        self.masters, self.checkpoints = optimizer, checkpoints
+        self.streams = streams
+        self.masters, self.passes, self.checkpoints = optimizer, passes, checkpoints
         self.options, self.outputs = options, outputs
         self.tally, self.steps = Tally(), _Steps(self)
         self.control: TrainerControl
@@ -142,19 +156,22 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
-        return max(1, sum(len(sample["batch"].labels) for sample in batch_samples))
+        return max(1, sum(self.objective.count(sample["batch"]) for sample in batch_samples))
 
-    def compute_loss(
+    def training_step(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
-        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
+        """The passes of one micro-batch; its share of the step's loss."""
         batch: Batch = inputs["batch"].to(self.args.device)
-        self.tally.tokens += batch.tokens
         assert num_items_in_batch is not None
-        return self.objective.loss(batch, divisor=float(num_items_in_batch))
+        model.train()
+        loss = self.passes.learn(batch, float(num_items_in_batch))
+        self.tally.tokens += batch.tokens
+        self.tally.padding += self.objective.padding(batch)
+        return loss
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # the Trainer's estimate knows nothing of our batches
@@ -168,20 +185,24 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean validation loss in nats per token; keeps the best weights."""
         self.model.eval()
-        pairs = [self.objective.summed(batch.to(self.args.device)) for batch in self.validation]
+        pairs = [self.passes.summed(batch.to(self.args.device)) for batch in self.validation]
         self.model.train()
         loss = sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
+        streams = losses_by_stream(self.streams, pairs)
         step, tally = self.state.global_step, self.tally
         best = tally.best_validation is None or loss < tally.best_validation
         if tally.first_validation is None:
-            tally.first_validation = loss
+            tally.first_validation, tally.first_by_stream = loss, streams
         if best:
             tally.best_validation, tally.best_step, tally.worse = loss, step, 0
+            tally.best_by_stream = streams
             self.checkpoints.save_best(step, self.masters.tensors_of_weights())
         else:
             tally.worse += 1
             tally.stopped_early = tally.worse >= self.options.patience
-        self.outputs.metrics.write(kind="validation", step=step, loss=loss, best=best)
+        self.outputs.metrics.write(
+            kind="validation", step=step, loss=loss, best=best, streams=streams
+        )
         self.outputs.log.info("step %d: validation loss %.4f%s", step, loss, " *" if best else "")
         tally.validated_step = step
         self.control.should_training_stop |= tally.stopped_early
@@ -224,11 +245,24 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         tensors, state = self.checkpoints.load(Path(checkpoint))
         self.masters.restore(tensors)
         self.lr_scheduler.load_state_dict(state["schedule"])
+        self._take_planned_rate()
         # The schedule sets the optimizer's rate when it steps: until then it is up to us.
         for group, rate in zip(
             self.masters.param_groups, self.lr_scheduler.get_last_lr(), strict=True
         ):
             group["lr"] = rate
+
+    def _take_planned_rate(self) -> None:
+        """After a return to this checkpoint the planned rate is lower than its schedule's."""
+        planned = self.args.learning_rate
+        before = self.lr_scheduler.base_lrs
+        if any(rate != planned for rate in before):
+            shares = [
+                last / rate
+                for last, rate in zip(self.lr_scheduler.get_last_lr(), before, strict=True)
+            ]
+            self.lr_scheduler.base_lrs = [planned] * len(before)
+            self.lr_scheduler._last_lr = [planned * share for share in shares]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -249,6 +283,11 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.trainer.data.set_epoch(int(state.epoch or 0))
         self.start_clock()
+
+    def on_step_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.passes.begin(state.global_step + 1)
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
@@ -271,13 +310,9 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
             return
         trainer, tally = self.trainer, self.trainer.tally
         loss = float(logs["loss"])
-        if not math.isfinite(loss) or not math.isfinite(float(logs["grad_norm"])):
-            raise TrainingError(
-                f"Training left the finite numbers at step {state.global_step}: loss {loss}, "
-                f"gradient norm {logs['grad_norm']}.",
-                advice="Lower training.learning_rate, or set training.precision=fp32. The "
-                "checkpoint before this step is kept.",
-            )
+        norm = float(logs["grad_norm"])
+        if trainer.options.recover or not math.isfinite(loss + norm):
+            tally.watch.check(state.global_step, loss, norm)
         tally.first_loss = loss if tally.first_loss is None else tally.first_loss
         tally.last_loss = loss
         tokens = tally.tokens - self._tokens_before
@@ -288,7 +323,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
             epoch=round(state.epoch or 0.0, 4),
             loss=loss,
             learning_rate=float(logs["learning_rate"]),
-            grad_norm=float(logs["grad_norm"]),
+            grad_norm=norm,
             tokens=tally.tokens,
             tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
             padding_share=tally.padding / max(1, tally.tokens + tally.padding),

@@ -4,11 +4,13 @@
 file around the cursor to what fits a window; `transcode` reads foreign FIM markup.
 """
 
+from codetune.models.prompts.answers import UntrackableError
 from codetune.models.prompts.chat import Message
 from codetune.models.prompts.families import FimTokens
 from codetune.models.prompts.fit import Fitted, fit_fim
 from codetune.models.prompts.foreign import ForeignFim, transcode
 from codetune.models.prompts.renderer import Order, Renderer
+from codetune.models.prompts.templates import TemplateName
 from codetune.models.prompts.words import Ids, Places
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "Order",
     "Places",
     "Renderer",
+    "TemplateName",
+    "UntrackableError",
     "fit_fim",
     "transcode",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from codetune.errors import ModelError
-from codetune.models.prompts.chat import CHATML, PLAIN, ChatTemplate, Message
+from codetune.models.prompts.chat import ChatTemplate, Message, Piece, UntrackableError
 from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
 from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
+from codetune.models.prompts.templates import TEMPLATE_FILE, TemplateName, named_template
 from codetune.models.prompts.words import Ids, Places, token_bytes, words_of
 
 Order = Literal["psm", "spm"]
@@ -47,8 +49,8 @@ class Renderer:
         ends |= {vocabulary.get(_name(config.get("eos_token")), self.eos_id)}
         self.chat_stops = self.fim_stops | ends
         self.has_chat_template = template is not None
-        self._template_source = template or _default_template(self.markup)
-        self._template_names = {
+        self.template = template or self._named(_default_template(self.markup))
+        self._template_names = {"eos_token": self._token_name(self.eos_id)} | {
             key: _name(value) for key, value in config.items() if key.endswith("_token") and value
         }
         self._control = frozenset(self.markup.values())
@@ -58,8 +60,8 @@ class Renderer:
         self._words = words_of(spec, self._plain, self._bytes, plain_added)
 
     @classmethod
-    def from_folder(cls, path: Path) -> Renderer:
-        """Read the tokenizer of a base's folder.
+    def from_folder(cls, path: Path, template: Path | None = None) -> Renderer:
+        """Read the tokenizer of a base's folder; its chat template, or the one in `template`.
 
         Raises:
             ModelError: there is no tokenizer.json, or one that cannot be read.
@@ -73,13 +75,14 @@ class Renderer:
             )
         spec, config, names = (_read_json(path / name) for name in _FILES)
         config = names | config
-        template = config.get("chat_template")
-        if (path / "chat_template.jinja").is_file():
-            template = (path / "chat_template.jinja").read_text(encoding="utf-8")
-        if isinstance(template, list):  # several named templates
-            template = {t["name"]: t["template"] for t in template}.get("default")
+        source = config.get("chat_template")
+        file = template or path / TEMPLATE_FILE
+        if file.is_file():
+            source = file.read_text(encoding="utf-8")
+        if isinstance(source, list):  # several named templates
+            source = {t["name"]: t["template"] for t in source}.get("default")
         try:
-            return cls(spec, config, template)
+            return cls(spec, config, source)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _broken(path / "tokenizer.json", error) from error
         except ModelError as error:
@@ -91,7 +94,7 @@ class Renderer:
     def digest_of(path: Path) -> str:
         """SHA-256 of what a renderer reads from `path`: 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        for name in (*_FILES, "chat_template.jinja"):
+        for name in (*_FILES, TEMPLATE_FILE):
             if (path / name).is_file():
                 digest.update(name.encode() + b"\0" + (path / name).read_bytes())
         return digest.hexdigest()[:16]
@@ -191,16 +194,82 @@ class Renderer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> list[int]:
-        """A conversation by the base's own template; `variables` (tools …) are passed on to it.
+        """A conversation by the chat template; `variables` (tools …) are passed on to it.
+
+        Earlier answers get the ids with which they were learned and generated.
 
         Raises:
             ModelError: the template is broken or refuses these messages.
         """
-        parts = self._chat.parts(messages, add_generation_prompt=add_generation_prompt, **variables)
+        variables["add_generation_prompt"] = add_generation_prompt
+        if any(message.get("role") == "assistant" for message in messages):
+            try:
+                return self._ids_of(self._chat.answered(messages, **variables)[0])
+            except UntrackableError:  # nothing can be learned in this template, but it can be read
+                pass
+        return self._ids_of(map(Piece, self._chat.parts(messages, **variables)))
+
+    def conversation(
+        self, messages: Sequence[Message], **variables: Any
+    ) -> tuple[Ids, npt.NDArray[np.bool_]]:
+        """A conversation to learn from: its ids up to the last answer's end, and which are answers.
+
+        An answer begins where the generation prompt ends and reaches over the token that ends
+        its turn; the last one always has such a token.
+
+        Raises:
+            ModelError: the template refuses these messages, or does not show its answers.
+        """
+        pieces, ended = self._chat.answered(messages, **variables)
+        while pieces and pieces[-1].answer is None:
+            pieces.pop()
+        if ended and not ended[-1]:
+            pieces.append(Piece(self.eos_id, len(ended) - 1))
+        parts = [
+            self.plain_offsets(value)[0] if isinstance(value, str) else np.array([value], np.uint32)
+            for value, _ in pieces
+        ]
+        answers = [piece.answer is not None for piece in pieces]
+        loss = np.repeat(np.array(answers, np.bool_), [len(part) for part in parts])
+        return np.concatenate([np.empty(0, np.uint32), *parts]), loss
+
+    def with_template(self, name: TemplateName) -> Renderer:
+        """The same renderer with another chat template.
+
+        auto is the base's own one, ChatML if the base has its tokens, plain turns otherwise.
+
+        Raises:
+            ModelError: the base has no template of its own, or no tokens for ChatML.
+        """
+        if name == "base" and not self.has_chat_template:
+            raise ModelError(
+                "This base has no chat template of its own.",
+                advice="Set dataset.template to auto, chatml, alpaca, llama2 or plain.",
+            )
+        if name == "chatml" and _default_template(self.markup) != "chatml":
+            raise ModelError(
+                "This base has no tokens <|im_start|> and <|im_end|>, which ChatML needs.",
+                advice="Set dataset.template to auto, alpaca, llama2 or plain.",
+            )
+        if name in ("auto", "base"):
+            return self
+        other = copy.copy(self)
+        other.__dict__.pop("_chat", None)
+        other.template = self._named(name)
+        return other
+
+    def _ids_of(self, pieces: Iterable[Piece]) -> list[int]:
         ids: list[int] = []
-        for part in parts:
-            ids += self.plain(part) if isinstance(part, str) else [part]
+        for value, _ in pieces:
+            ids += self.plain(value) if isinstance(value, str) else [value]
         return ids
+
+    def _named(self, name: str) -> str:
+        bos = "" if self.bos_id is None else self._token_name(self.bos_id)
+        return named_template(name, bos=bos, eos=self._token_name(self.eos_id))
+
+    def _token_name(self, token: int) -> str:
+        return next((name for name, number in self.markup.items() if number == token), "")
 
     def decode(self, ids: Sequence[int], *, keep_control: bool = False) -> str:
         """The text of `ids`; control tokens are left out unless wanted."""
@@ -216,7 +285,7 @@ class Renderer:
 
     @cached_property
     def _chat(self) -> ChatTemplate:
-        return ChatTemplate(self._template_source, self.markup, self._template_names)
+        return ChatTemplate(self.template, self.markup, self._template_names, self.chat_stops)
 
     def _need_fim(self) -> FimTokens:
         if self.fim is None:
@@ -270,7 +339,7 @@ def _begin_of_text(full: Any, vocabulary: dict[str, int], config: dict[str, Any]
 
 
 def _default_template(markup: dict[str, int]) -> str:
-    return CHATML if {"<|im_start|>", "<|im_end|>"} <= markup.keys() else PLAIN
+    return "chatml" if {"<|im_start|>", "<|im_end|>"} <= markup.keys() else "plain"
 
 
 def _one_line(text: str) -> str:

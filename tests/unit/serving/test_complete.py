@@ -16,6 +16,7 @@ from codetune.errors import (
     UnservableModelError,
 )
 from codetune.models.load import BaseModel
+from codetune.models.prompts import Renderer
 from codetune.registry.cards import Registry
 from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
@@ -205,3 +206,29 @@ def test_asked_through_the_real_engine(
         return "".join([piece.text async for piece in answers.generations[0]])
 
     assert asyncio.run(ask()) == asyncio.run(ask())
+
+
+def test_a_chat_is_rendered_as_the_model_learned_it(base: BaseModel, tmp_path: Path) -> None:
+    base_renderer = Renderer.from_folder(base.path)
+    learned = base_renderer.with_template("alpaca")
+    folder = make_adapter(base, tmp_path / "adapter")
+    (folder / "chat_template.jinja").write_text(learned.template)
+    register(tmp_path / "home", "shop", base, folder)
+    options = ServingOptions(base=str(base.path))
+    catalog = Catalog(Registry(tmp_path / "home"), options.base)
+    completer = Completer(Recorder(), catalog, options)
+    messages = [
+        {"role": "user", "content": "Add."},
+        {"role": "assistant", "content": "a + b"},
+        {"role": "user", "content": "Now three."},
+    ]
+    rendered = {
+        name: list(jobs(completer, Query([Chat(messages)], model=name))[-1].prompt)
+        for name in ("shop", "tiny")
+    }
+    assert rendered["shop"] == learned.chat(messages)
+    assert rendered["tiny"] == base_renderer.chat(messages) != rendered["shop"]
+    # The earlier answer has the ids with which it was learned.
+    ids, loss = learned.conversation(messages[:2])
+    assert rendered["shop"][: len(ids)] == ids.tolist()
+    assert loss.any()

@@ -12,7 +12,7 @@ from codetune.errors import TrainingError
 from codetune.models.load import BaseModel, load_model
 from codetune.training import attention, selfcheck
 from codetune.training.attention import attend, layout_of
-from codetune.training.objective import Objective
+from codetune.training.objective import WAYS, CausalObjective, Way
 from codetune.training.selfcheck import check_objective, isolated, probe_batch
 
 VOCABULARY = 128
@@ -58,26 +58,29 @@ def test_long_documents_use_the_flat_kernel(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def objective(base: BaseModel) -> Objective:
-    return Objective(load_model(base.path))
+def objective(base: BaseModel) -> CausalObjective:
+    return CausalObjective(load_model(base.path))
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_both_attentions_isolate(objective: Objective, own: bool) -> None:
-    objective.use_isolated(own)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_isolates(objective: CausalObjective, way: Way) -> None:
+    objective.use(way)
     assert isolated(objective, VOCABULARY)
 
 
-def test_both_attentions_agree(base: BaseModel) -> None:
-    objective = Objective(load_model(base.path, dtype=torch.float32))
+def test_all_ways_agree(base: BaseModel) -> None:
+    objective = CausalObjective(load_model(base.path, dtype=torch.float32))
     batch = probe_batch(VOCABULARY, (50, 3, 130))
     with torch.no_grad():
-        ours = float(objective.loss(batch))
-        objective.use_isolated(False)
-        assert ours == pytest.approx(float(objective.loss(batch)), rel=1e-5)
+        losses = []
+        for way in WAYS:
+            objective.use(way)
+            losses.append(float(objective.loss(batch)))
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    assert objective.padding(batch) > 0
 
 
-def test_check_sees_a_leak(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_sees_a_leak(objective: CausalObjective, monkeypatch: pytest.MonkeyPatch) -> None:
     """One causal row across all documents, as with concatenate-and-chunk packing."""
     monkeypatch.setattr(selfcheck, "probe_batch", one_document_layout)
     assert not isolated(objective, VOCABULARY)
@@ -93,7 +96,7 @@ def one_document_layout(vocabulary: int, lengths: tuple[int, ...]) -> Any:
 
 
 def test_run_is_refused_when_nothing_isolates(
-    objective: Objective, monkeypatch: pytest.MonkeyPatch
+    objective: CausalObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selfcheck, "probe_batch", one_document_layout)
     with pytest.raises(TrainingError, match="see each other"):
@@ -101,7 +104,7 @@ def test_run_is_refused_when_nothing_isolates(
 
 
 def test_unknown_attention_falls_back_to_sdpa(
-    objective: Objective, monkeypatch: pytest.MonkeyPatch
+    objective: CausalObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective.causal.config.sliding_window = 1
     for layer in objective.decoder.layers:  # type: ignore[union-attr]
@@ -110,7 +113,7 @@ def test_unknown_attention_falls_back_to_sdpa(
     assert "transformers SDPA" in chosen
 
 
-def test_head_with_more_than_a_product_gets_all_logits(objective: Objective) -> None:
+def test_head_with_more_than_a_product_gets_all_logits(objective: CausalObjective) -> None:
     """A model that scales its logits (Granite, Cohere) must not be trained on unscaled ones."""
     head = objective.causal.lm_head
     head.register_forward_hook(lambda module, inputs, output: output * 3.0)

@@ -11,6 +11,7 @@ from codetune.errors import TrainingError
 from codetune.models.tokens import TokenStore, TokenWriter
 from codetune.training.config import TrainingOptions
 from codetune.training.plan import Plan, make_plan
+from codetune.training.streams import losses_by_stream, names_of, validation_batches
 
 
 def store(folder: Path, lengths: list[int]) -> TokenStore:
@@ -64,3 +65,23 @@ def test_validation_is_bounded(plan: Any) -> None:
 def test_window_smaller_than_an_example_is_refused(plan: Any) -> None:
     with pytest.raises(TrainingError, match=r"training\.window"):
         plan(window=64)
+
+
+def test_every_stream_is_validated(tmp_path: Path) -> None:
+    with TokenWriter(tmp_path, 100, ["chats"]) as writer:
+        for number in range(40):
+            stream = "chats" if number >= 30 else ("fim" if number % 2 else "ntp")
+            writer.append([1] * 10, stream=stream, document=number)
+    found = TokenStore.open(tmp_path)
+    batches = validation_batches(found, 10_000, 60)
+    assert sorted(n for batch in batches for n in batch) == list(range(40))
+    assert all(len(batch) <= 6 for batch in batches)
+    names = names_of(found, batches)
+    for batch, name in zip(batches, names, strict=True):
+        assert {found.stream_names[found.streams[n]] for n in batch} == {name}
+    few = validation_batches(found, 80, 60)
+    assert [len(batch) for batch in few] == [3, 3, 2]
+    assert names_of(found, few) == ["ntp", "fim", "chats"]
+    assert len(validation_batches(found, 1, 60)) == 3
+    sums = [(6.0, 3), (2.0, 1), (1.0, 1)]
+    assert losses_by_stream(["a", "b", "a"], sums) == {"a": 7 / 4, "b": 2.0}

@@ -43,6 +43,11 @@ def test_run_learns_and_leaves_everything(
     summary = artifact.summary
     assert summary["loss"]["last"] < summary["loss"]["first"] - 0.3
     assert summary["validation"]["best"] < summary["validation"]["first"] - 0.3
+    streams = summary["validation_by_stream"]
+    assert set(streams) == {"ntp", "fim"}
+    assert all(one["best"] < one["first"] for one in streams.values())
+    assert min(one["best"] for one in streams.values()) <= summary["validation"]["best"]
+    assert max(one["best"] for one in streams.values()) >= summary["validation"]["best"]
     assert summary["padding_share"] == 0
     assert summary["tokens"] > 0 and summary["peak_memory_bytes"] > 10_000_000
     steps = [line for line in read_metrics(artifact / "metrics.jsonl") if line["kind"] == "train"]

@@ -1,0 +1,54 @@
+"""Moving keys between two nested dictionaries, and remembering which were used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Keys:
+    """A foreign configuration whose keys are taken one by one; the rest is what we ignore."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(flat(values))
+        self._taken: set[str] = set()
+
+    def take(self, *names: str) -> Any:
+        """The first of these dotted keys that is set (None where none is); all count as used."""
+        found = None
+        for name in names:
+            if name in self._values:
+                self._taken.add(name)
+                found = self._values[name] if found is None else found
+        return found
+
+    def rest(self) -> list[str]:
+        """Keys that nobody took and that say something, in their order."""
+        return [
+            name
+            for name, value in self._values.items()
+            if name not in self._taken and value is not None and value not in ("", [], {})
+        ]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; lists stay whole."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `flat`, without the keys whose value is None."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        *parents, last = key.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return tree

@@ -1,0 +1,317 @@
+"""Sets of training data beside the repository's, each with its share of the tokens.
+
+A set is read more than once, so that its size does not matter: first to know its rows (exact
+copies are left out, over all sets), then to encode those that the lot chose. A chosen row is
+left out when it holds text of the repository's held-out part, when its answer (or text) is
+nearly one that was taken before, or when it does not fit. Every set keeps a small part back for
+a held-out loss of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+
+from codetune.dataset.chunks import chunk_borders
+from codetune.dataset.config import DatasetOptions, MixedSet
+from codetune.dataset.conversations import Conversations, Refused
+from codetune.dataset.encoded import Encoder
+from codetune.dataset.formats import Problems, digest_of_set, read_set
+from codetune.dataset.manifest import Mixed
+from codetune.dataset.review import Review
+from codetune.dataset.spool import Catalogue, Piece, Rows, Spool
+from codetune.dataset.table import ExamplesFile
+from codetune.dataset.windows import WindowSet
+from codetune.errors import DatasetError
+from codetune.models.tokens import TokenWriter
+from codetune.progress import Progress
+from codetune.records import Example
+from codetune.similarity import NearDuplicates, fingerprint
+
+_SAMPLE = 200  # examples that tell how many tokens a character makes
+_SPARE = 1.1  # × the wanted tokens are encoded at first: some rows are left out
+_HELD_SHARE = 0.05  # of a stream's tokens, at most
+_HELD_ROWS = 0.1  # … and of its examples
+_BYTES_PER_TOKEN = 4
+_FEWEST = 5  # examples of a set from which one is held out
+_COMPARED = 200  # characters of an answer below which only an exact copy counts
+_REFUSED = "not encoded: "
+
+
+def shares_of(sets: Sequence[MixedSet]) -> list[float]:
+    """Each set's share of all training tokens; what is left is the repository's."""
+    weights = [one.weight for one in sets if one.weight is not None]
+    if weights:
+        return [weight / (1 + sum(weights)) for weight in weights]
+    return [one.share or 0.0 for one in sets]
+
+
+def inputs_of(options: DatasetOptions) -> dict[str, str]:
+    """Digests of the files that mixing reads, by what they are.
+
+    Raises:
+        DatasetError: a set or the review is not there, or cannot be read.
+    """
+    found = {f"mix {one.name}": digest_of_set(_path(one)) for one in options.mix}
+    if options.review:
+        file = Path(options.review).expanduser()
+        Review.load(file)
+        found["review"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+@dataclass
+class Mixture:
+    """The sets of one dataset; `add_training` first, then `add_validation`."""
+
+    options: DatasetOptions
+    conversations: Conversations
+    held_out: WindowSet
+    review: Review
+    progress: Progress
+    digests: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        self.streams: list[Mixed] = []
+        self._seen: set[bytes] = set()
+        self._similar = NearDuplicates(self.options.similarity)
+        self._held: list[tuple[str, list[Piece]]] = []
+        self._encoder = Encoder(self.conversations.renderer)
+
+    def add_training(self, tokens: TokenWriter, table: ExamplesFile, document: int) -> None:
+        """Write each set's examples behind the repository's own; `document` is the next number.
+
+        Raises:
+            DatasetError: a set cannot be read, or too much of it has to be left out.
+        """
+        own, shares = tokens.tokens, shares_of(self.options.mix)
+        for one, share in zip(self.options.mix, shares, strict=True):
+            wanted = own * share / (1 - sum(shares))
+            stream = Mixed(one.name, wanted, share, self.digests[f"mix {one.name}"])
+            self.streams.append(stream)
+            with (
+                TemporaryFile(dir=tokens.path) as file,
+                self.progress.task(f"Mixing in {one.name}"),
+            ):
+                spool, rows = Spool(file), Rows(tokens, table)
+                self._choose(one, stream, spool)
+                document = self._write(one, stream, spool, rows, document)
+            self._say(one, stream)
+
+    def add_validation(self, tokens: TokenWriter, document: int) -> None:
+        """Write what was held out of the sets behind the repository's own."""
+        for name, pieces in self._held:
+            for piece in pieces:
+                tokens.append(piece.ids, stream=name, document=document, loss=piece.loss)
+            document += 1
+
+    def _choose(self, one: MixedSet, stream: Mixed, spool: Spool) -> None:
+        """Encode as many rows as are wanted, in an order that the seed decides."""
+        catalogue = self._catalogue(one, stream)
+        if not len(catalogue):
+            raise DatasetError(f"The set '{one.name}' ({one.path}) has no usable rows.")
+        target = aim = stream.wanted + self._held_wanted(stream)
+        done, aim = 0, aim * _SPARE
+        while spool.tokens < target and done < len(catalogue):
+            last = max(catalogue.count_for(aim), min(done + _FEWEST, len(catalogue)))
+            chosen = catalogue.ranks(done, last)
+            for number, example in enumerate(self._unique(one, Counter())):
+                if number in chosen:
+                    self._encode(example, chosen[number], stream, spool)
+            done = last
+            aim *= min(10, max(_SPARE, target / max(spool.tokens, 1)))
+        refused = sum(n for why, n in stream.dropped.items() if why.startswith(_REFUSED))
+        if refused > self.options.refused_at_most * done:
+            raise too_many_refused(one.name, stream.dropped, done)
+        self._seen |= catalogue.ids
+
+    def _catalogue(self, one: MixedSet, stream: Mixed) -> Catalogue:
+        catalogue = Catalogue(f"{self.options.seed} {one.name} ")
+        characters = tokens = 0
+        for number, example in enumerate(self._unique(one, stream.dropped)):
+            size = len(_text_of(example))
+            if number < _SAMPLE:
+                made = self._pieces(example)
+                characters += size
+                tokens += 0 if isinstance(made, Refused) else sum(len(p.ids) for p in made[0])
+            catalogue.add(bytes.fromhex(example.id), size)
+        catalogue.tokens_per_character = max(tokens, 1) / max(characters, 1)
+        stream.rows = len(catalogue)
+        return catalogue
+
+    def _unique(self, one: MixedSet, dropped: Counter[str]) -> Iterator[Example]:
+        """The set's examples in file order without copies of each other or of earlier sets."""
+        problems = Problems(stop=not one.skip_bad)
+        here: set[bytes] = set()
+        for example in _read(one, problems):
+            key = bytes.fromhex(example.id)
+            if key in self._seen or key in here:
+                dropped["copy"] += 1
+                continue
+            here.add(key)
+            yield example
+        if problems.total:
+            if not one.skip_bad:
+                problems.refuse()
+            dropped["bad row"] += problems.total
+
+    def _encode(self, example: Example, rank: int, stream: Mixed, spool: Spool) -> None:
+        reviewed = self.review.apply(example)
+        if reviewed is None:
+            stream.dropped["review"] += 1
+            return
+        if len(self.held_out.find([_text_of(reviewed).encode()])):
+            stream.dropped["holds held-out text"] += 1
+            return
+        compared = _compared(reviewed)
+        signature = fingerprint(compared) if len(compared) >= _COMPARED else None
+        if signature is not None and self._similar.find(signature) is not None:
+            stream.dropped["near-duplicate"] += 1
+            return
+        made = self._pieces(reviewed)
+        if isinstance(made, Refused):
+            stream.dropped[_REFUSED + made.reason] += 1
+            return
+        if signature is not None:
+            self._similar.add(stream.name, signature)
+        pieces, shortened = made
+        stream.shortened += shortened
+        stream.has_answers |= example.messages is not None
+        spool.add(rank, replace(reviewed, stream=stream.name), pieces)
+
+    def _pieces(self, example: Example) -> tuple[list[Piece], Counter[str]] | Refused:
+        if example.text is not None:
+            return list(self._text_pieces(example.text)), Counter()
+        done = self.conversations.encode(example)
+        if isinstance(done, Refused):
+            return done
+        shortened = Counter(
+            {
+                "conversations": int(bool(done.turns_cut or done.characters_cut)),
+                "turns": done.turns_cut,
+                "answers": done.answers_cut,
+                "characters": done.characters_cut,
+            }
+        )
+        return [Piece(done.ids, done.loss)], +shortened
+
+    def _text_pieces(self, text: str) -> Iterator[Piece]:
+        """A text as next-token examples, cut as files are."""
+        renderer = self.conversations.renderer
+        head = np.array(renderer.start(None, None), np.uint32)
+        encoded = self._encoder.encode(text)
+        borders = chunk_borders(encoded, "text", self.conversations.window - len(head) - 1)
+        for first, last in pairwise(borders):
+            tail = np.array([renderer.eos_id] if last == borders[-1] else [], np.uint32)
+            ids = np.concatenate([head, encoded.ids[first:last], tail])
+            place = slice(encoded.place_of(first), encoded.place_of(last))
+            yield Piece(ids, np.arange(len(ids)) >= len(head), text[place])
+
+    def _held_wanted(self, stream: Mixed) -> float:
+        most = self.options.validation_bytes / _BYTES_PER_TOKEN
+        return min(most, stream.wanted * _HELD_SHARE)
+
+    def _write(self, one: MixedSet, stream: Mixed, spool: Spool, rows: Rows, document: int) -> int:
+        """Write examples in the lots' order, again and again if needed; the next document."""
+        ranks = spool.ranks()
+        pool = ranks[self._hold_out(stream, spool, ranks) :]
+        total = sum(spool.sizes[rank] for rank in pool)
+        if not total:
+            reasons = ", ".join(f"{why} ({n})" for why, n in stream.dropped.most_common())
+            raise DatasetError(f"Nothing of the set '{one.name}' can be trained on: {reasons}.")
+        left = min(stream.wanted, total * one.epochs_at_most)
+        used: set[int] = set()
+        while left > 0:
+            for rank in pool:
+                size = spool.sizes[rank]
+                if left < size / 2 and used:  # nearer to what is wanted without it
+                    left = 0
+                    break
+                rows.add(*spool.get(rank), document)
+                document += 1
+                left -= size
+                used.add(rank)
+        rows.flush()
+        stream.examples, stream.tokens = len(used), rows.tokens
+        stream.epochs = rows.tokens / sum(spool.sizes[rank] for rank in used)
+        return document
+
+    def _hold_out(self, stream: Mixed, spool: Spool, ranks: list[int]) -> int:
+        """Keep the first examples for validation; how many."""
+        if len(ranks) < _FEWEST:
+            return 0
+        wanted, count = self._held_wanted(stream), 0
+        most = max(1, int(len(ranks) * _HELD_ROWS))
+        while count < most and (count == 0 or stream.held_tokens < wanted):
+            self._held.append((stream.name, spool.get(ranks[count])[1]))
+            stream.held_tokens += spool.sizes[ranks[count]]
+            count += 1
+        stream.held_examples = count
+        return count
+
+    def _say(self, one: MixedSet, stream: Mixed) -> None:
+        if stream.tokens < 0.97 * stream.wanted:
+            self.progress.say(
+                f"The set '{one.name}' is too small for its share: {stream.tokens} of "
+                f"{stream.wanted:.0f} tokens, each example {stream.epochs:.1f} times "
+                f"(epochs_at_most: {one.epochs_at_most:g})."
+            )
+        if stream.held_examples == 0:
+            self.progress.say(
+                f"The set '{one.name}' has too few examples to hold one out: it gets no held-out "
+                "loss of its own."
+            )
+
+
+def too_many_refused(name: str, dropped: Counter[str], asked: int) -> DatasetError:
+    """The error for a stream of which too much cannot be encoded."""
+    refused = {why: n for why, n in dropped.most_common() if why.startswith(_REFUSED)}
+    reasons = "; ".join(f"{why.removeprefix(_REFUSED)} ({n})" for why, n in refused.items())
+    return DatasetError(
+        f"{sum(refused.values())} of {asked} examples of the stream '{name}' cannot be trained "
+        f"on: {reasons}.",
+        advice="Raise dataset.window if the base reads more, choose another dataset.template, or "
+        "allow it: dataset.refused_at_most.",
+    )
+
+
+def _path(one: MixedSet) -> Path:
+    return Path(one.path).expanduser()
+
+
+def _read(one: MixedSet, problems: Problems) -> Iterator[Example]:
+    return read_set(
+        _path(one),
+        format=one.format,
+        columns=one.columns,
+        encoding=one.encoding,
+        name=one.name,
+        licence=one.licence,
+        problems=problems,
+    )
+
+
+def _text_of(example: Example) -> str:
+    """All of an example's text: what must not hold held-out text."""
+    if example.text is not None:
+        return example.text
+    return "\n".join(message["content"] for message in example.messages or ())
+
+
+def _compared(example: Example) -> str:
+    """What makes two examples nearly the same: a text, or the answers.
+
+    The same question to the same code may have two answers; the same answer to two phrasings of
+    a question teaches little more than one.
+    """
+    if example.text is not None:
+        return example.text
+    answers = (m["content"] for m in example.messages or () if m["role"] == "assistant")
+    return "\n".join(answers)

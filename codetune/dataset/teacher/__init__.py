@@ -1,0 +1,1 @@
+"""An optional model that words the instructions; answers stay the repository's own text."""

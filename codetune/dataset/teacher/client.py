@@ -1,0 +1,148 @@
+"""One question to an OpenAI-compatible endpoint, asked again when that may help."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+
+from codetune.dataset.teacher.config import TeacherOptions
+from codetune.errors import TeacherError
+
+Answer = TypeVar("Answer")
+
+_LONGEST_PAUSE = 60.0  # seconds
+_LARGEST_ANSWER = 1_000_000  # bytes
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_HOPELESS = frozenset({401, 402, 403, 404})  # the next request would fail just so
+
+
+class FailedRequest(Exception):
+    """A request that brought no usable answer; `reason` is a word or two for the counts."""
+
+    def __init__(self, reason: str, *, again: bool = True, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.again, self.after = reason, again, after
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the endpoint counted them; 0 where it did not."""
+
+    read: int = 0
+    written: int = 0
+
+
+class Client:
+    """Speaks to one endpoint; used from several threads."""
+
+    def __init__(self, options: TeacherOptions) -> None:
+        """Read the key.
+
+        Raises:
+            TeacherError: the environment variable that should hold it does not exist.
+        """
+        self._options = options
+        self._stopped = threading.Event()
+        headers = {"Accept": "application/json"}
+        if options.key_variable is not None:
+            key = os.environ.get(options.key_variable)
+            if not key:
+                raise TeacherError(
+                    f"The environment variable {options.key_variable} holds no key.",
+                    advice=f"export {options.key_variable}=…, or leave key_variable out.",
+                )
+            headers["Authorization"] = f"Bearer {key}"
+        # trust_env: a local endpoint is asked directly, whatever proxy the environment names.
+        self._http = httpx.Client(
+            headers=headers,
+            timeout=options.timeout,
+            trust_env=not options.is_local,
+            follow_redirects=False,
+        )
+
+    def close(self) -> None:
+        """Let waiting threads go and close the connections."""
+        self._stopped.set()
+        self._http.close()
+
+    def ask(
+        self, messages: list[dict[str, str]], read: Callable[[str], Answer]
+    ) -> tuple[Answer, Usage]:
+        """The answer as `read` understands it; `read` raises FailedRequest if it does not.
+
+        Raises:
+            FailedRequest: no attempt brought an answer that `read` takes.
+            TeacherError: the endpoint refuses the key or does not know the model.
+        """
+        pause = self._options.backoff
+        for attempt in range(self._options.retries + 1):
+            try:
+                text, usage = self._once(messages)
+                return read(text), usage
+            except FailedRequest as failure:
+                if not failure.again or attempt == self._options.retries or self._is_over():
+                    raise
+                wait = max(failure.after or 0.0, pause * random.uniform(0.75, 1.25))
+                self._stopped.wait(min(wait, _LONGEST_PAUSE))
+                pause *= 2
+        raise AssertionError("unreachable")
+
+    def _is_over(self) -> bool:
+        return self._stopped.is_set()
+
+    def _once(self, messages: list[dict[str, str]]) -> tuple[str, Usage]:
+        body = {
+            "model": self._options.model,
+            "messages": messages,
+            "temperature": self._options.temperature,
+            "max_tokens": 200 * self._options.batch,
+        }
+        try:
+            response = self._http.post(f"{self._options.url}/chat/completions", json=body)
+        except httpx.TimeoutException as error:
+            raise FailedRequest("timeout") from error
+        except httpx.ConnectError as error:
+            raise FailedRequest("no connection") from error
+        except httpx.HTTPError as error:
+            raise FailedRequest("broken connection") from error
+        status = response.status_code
+        if status in _HOPELESS:
+            raise TeacherError(
+                f"{self._options.host} refuses the request (HTTP {status}): {_said(response)}",
+                advice="Check the teacher's url, model and key_variable.",
+            )
+        if status != 200:
+            after = response.headers.get("retry-after", "")
+            seconds = float(after) if after.isdigit() else None
+            raise FailedRequest(f"HTTP {status}", again=status in _AGAIN, after=seconds)
+        return _text_of(response)
+
+
+def _text_of(response: httpx.Response) -> tuple[str, Usage]:
+    """The answer's text in OpenAI's form of a chat completion."""
+    if len(response.content) > _LARGEST_ANSWER:
+        raise FailedRequest("answer too large", again=False)
+    try:
+        body: Any = response.json()
+        text = body["choices"][0]["message"]["content"]
+        usage = body.get("usage") or {}
+        counted = Usage(int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise FailedRequest("no chat completion") from error
+    if not isinstance(text, str):
+        raise FailedRequest("no text")
+    return text, counted
+
+
+def _said(response: httpx.Response) -> str:
+    """What the endpoint says about an error, shortened."""
+    try:
+        return str(response.json()["error"]["message"])[:200]
+    except (ValueError, KeyError, TypeError):
+        return response.reason_phrase

@@ -1,0 +1,153 @@
+"""The loss of encoder-decoder models (T5): what is given goes in, what is learned comes out.
+
+An example whose loss begins later is cut there: prompt, or code around a hole, to the encoder,
+the answer to the decoder. An example with loss from its start (a file) becomes a prefix and its
+continuation, cut at a place between a quarter and three quarters of it (the prefix language
+model of Raffel et al. 2020, arXiv 1910.10683).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codetune.models.linear_loss import IGNORE
+from codetune.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Right-padded rows: sources (n, S) with their mask, targets (n, T), `IGNORE` without loss.
+
+    `weights` has the targets' shape, or is None where all are 1.
+    """
+
+    sources: Tensor
+    mask: Tensor
+    inputs: Tensor  # (n, T): the targets shifted right
+    labels: Tensor
+    weights: Tensor | None
+
+
+class PairObjective:
+    """Runs an encoder-decoder model; documents are rows of their own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        wrapped: Any = model
+        self.model = model
+        self.causal: Any = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+        self.vocabulary = int(self.causal.get_input_embeddings().weight.shape[0])
+        config = self.causal.config
+        start = config.decoder_start_token_id
+        self._start = int(config.pad_token_id or 0) if start is None else int(start)
+        self._pad = int(config.pad_token_id or 0)
+        end = config.eos_token_id
+        self._end: int | None = end if isinstance(end, int) else None
+
+    def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
+        """Summed cross-entropy in nats over `divisor` (default: the number of labels)."""
+        pairs = self.pairs(batch)
+        divisor = divisor if divisor is not None else float(max(1, _count(pairs)))
+        if not len(pairs.labels):
+            return torch.zeros((), device=batch.input_ids.device, requires_grad=True)
+        logits = self.causal(
+            input_ids=pairs.sources,
+            attention_mask=pairs.mask,
+            decoder_input_ids=pairs.inputs,
+            use_cache=False,
+        ).logits
+        each = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            pairs.labels.flatten(),
+            ignore_index=IGNORE,
+            reduction="none",
+        )
+        if pairs.weights is not None:
+            each = each * pairs.weights.flatten()
+        return each.sum() / divisor
+
+    def count(self, batch: Batch) -> int:
+        """How many labels of the batch carry loss."""
+        return _count(self.pairs(batch))
+
+    def padding(self, batch: Batch) -> int:
+        """Positions computed for the batch that are no token of it."""
+        pairs = self.pairs(batch)
+        return max(0, pairs.sources.numel() + pairs.labels.numel() - batch.tokens)
+
+    @torch.no_grad()
+    def summed(self, batch: Batch) -> tuple[float, int]:
+        """The unweighted summed loss in nats, and the number of labels."""
+        return float(self.loss(batch, divisor=1.0)), self.count(batch)
+
+    def pairs(self, batch: Batch) -> Pairs:
+        """Cut each document of the batch into source and target."""
+        ids = batch.input_ids[0].cpu()
+        carries = torch.zeros(len(ids), dtype=torch.bool)
+        weights = torch.ones(len(ids))
+        learned = batch.places.cpu() + 1  # a place is where the next token is predicted
+        carries[learned] = True
+        if batch.weights is not None:
+            weights[learned] = batch.weights.cpu()
+        sources, targets, losses, weighed, start = [], [], [], [], 0
+        for length in batch.layout.lengths:
+            document, loss = ids[start : start + length], carries[start : start + length]
+            cut = _cut(document, loss)
+            if cut is not None:
+                sources.append(self._source(document[:cut]))
+                targets.append(document[cut:])
+                losses.append(loss[cut:])
+                weighed.append(weights[start + cut : start + length])
+            start += length
+        return self._padded(sources, targets, losses, weighed, batch)
+
+    def _source(self, ids: Tensor) -> Tensor:
+        if self._end is None or int(ids[-1]) == self._end:
+            return ids
+        return torch.cat([ids, torch.tensor([self._end])])
+
+    def _padded(
+        self,
+        sources: list[Tensor],
+        targets: list[Tensor],
+        losses: list[Tensor],
+        weights: list[Tensor],
+        batch: Batch,
+    ) -> Pairs:
+        device = batch.input_ids.device
+        pad = nn.utils.rnn.pad_sequence
+        if not sources:
+            none = torch.zeros((0, 1), dtype=torch.long, device=device)
+            return Pairs(none, none, none, none, None)
+        inputs = [torch.cat([torch.tensor([self._start]), target[:-1]]) for target in targets]
+        labels = [
+            torch.where(loss, target, IGNORE) for target, loss in zip(targets, losses, strict=True)
+        ]
+        mask = [torch.ones(len(source), dtype=torch.long) for source in sources]
+        return Pairs(
+            sources=pad(sources, True, self._pad).to(device),
+            mask=pad(mask, True, 0).to(device),
+            inputs=pad(inputs, True, self._pad).to(device),
+            labels=pad(labels, True, IGNORE).to(device),
+            weights=None if batch.weights is None else pad(weights, True, 0.0).to(device),
+        )
+
+
+def _cut(ids: Tensor, loss: Tensor) -> int | None:
+    """Where the target begins; None for an example with nothing to learn from something."""
+    places = torch.nonzero(loss)[:, 0]
+    if not len(places):
+        return None
+    first = int(places[0])
+    if first > 1:
+        return first
+    # Loss from the start: the place follows from the text, so that each run cuts the same.
+    return max(1, len(ids) // 4 + int(ids.sum()) % max(1, len(ids) // 2))
+
+
+def _count(pairs: Pairs) -> int:
+    return int((pairs.labels != IGNORE).sum())

@@ -1,0 +1,178 @@
+"""Axolotl's files are read as they are written in the wild; ours can be read back."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from codetune.bridges import axolotl, others
+from codetune.cli.export_config import export_config
+from codetune.cli.main import cli
+from codetune.errors import ConfigError
+from codetune.project import ProjectConfig, load_project
+
+# The settings as the repository fine-tuning guide shows them: nested, and without an adapter.
+NESTED = """\
+base_model: Qwen/Qwen2-7B-Instruct
+load_in_4bit: true
+num_epochs: 2
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 2.0e-4
+lora:
+  r: 16
+  alpha: 32
+  dropout: 0.05
+"""
+
+# As Axolotl's own examples/qwen2/qlora.yaml has it, shortened.
+OWN = """\
+base_model: Qwen/Qwen2.5-Coder-1.5B
+load_in_8bit: false
+load_in_4bit: false
+datasets:
+  - path: ./chats.jsonl
+    type: chat_template
+    ds_type: json
+val_set_size: 0.05
+output_dir: ./outputs/out
+sequence_len: 512
+sample_packing: true
+adapter: lora
+lora_r: 32
+lora_alpha: 64
+lora_dropout: 0.05
+lora_target_modules: [q_proj, v_proj]
+peft_use_rslora: true
+wandb_project:
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 4
+optimizer: adamw_bnb_8bit
+lr_scheduler: cosine
+learning_rate: 2e-4
+bf16: auto
+flash_attention: true
+warmup_ratio: 0.1
+weight_decay: 0.0
+seed: 7
+special_tokens:
+  pad_token: "<|endoftext|>"
+deepspeed: zero3.json
+"""
+
+
+def load(tmp_path: Path, text: str) -> ProjectConfig:
+    file = tmp_path / "axolotl.yaml"
+    file.write_text(text)
+    return load_project(file)
+
+
+def test_nested_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load(tmp_path, NESTED)
+    training = config.training
+    assert config.base == "Qwen/Qwen2-7B-Instruct"
+    assert (training.method, training.rank, training.alpha) == ("qlora", 16, 32)
+    assert (training.dropout, training.rslora, training.epochs) == (0.05, False, 2)
+    assert training.learning_rate == 2e-4
+    assert training.batch_tokens == 8 * (training.micro_batch_tokens or 0)
+    assert not caplog.records
+
+
+def test_axolotls_own_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load(tmp_path, OWN)
+    training = config.training
+    assert (training.method, training.rank, training.alpha) == ("lora", 32, 64)
+    assert training.rslora and training.target_modules == ("q_proj", "v_proj")
+    assert training.learning_rate == 2e-4  # YAML reads 2e-4 as a text
+    assert (training.optimizer, training.warmup, training.seed) == ("adamw8bit", 0.1, 7)
+    assert config.dataset.window == 512
+    assert (training.micro_batch_tokens, training.batch_tokens) == (1024, 4096)
+    (mixed,) = config.dataset.mix
+    assert (mixed.path, mixed.format) == ("./chats.jsonl", "messages")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    for key in ("val_set_size", "output_dir", "special_tokens.pad_token", "deepspeed"):
+        assert key in record.message
+    assert "wandb_project" not in record.message  # says nothing
+    assert "flash_attention" not in record.message  # what we do anyway
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("adapter: prefix", "'adapter' cannot be 'prefix'"),
+        ("optimizer: sgd", "'optimizer' cannot be 'sgd'"),
+        ("learning_rate: high", "'learning_rate' cannot be 'high'"),
+        ("lora_r: -3", "training.rank"),
+        ("datasets: [{type: alpaca}]", r"datasets\[0\] names no path"),
+    ],
+)
+def test_what_cannot_be_followed_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        load(tmp_path, f"base_model: nano\n{line}\n")
+    assert "axolotl.yaml" in str(raised.value)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "qlora8", "dora", "full"])
+def test_what_is_written_is_read_back(tmp_path: Path, method: str) -> None:
+    ours = ProjectConfig.load(
+        {
+            "base": "Qwen/Qwen2.5-Coder-1.5B",
+            "dataset": {"window": 512},
+            "training": {
+                "method": method,
+                "rank": 8,
+                "alpha": 16,
+                "epochs": 2,
+                "learning_rate": 1e-4,
+                "micro_batch_tokens": 1024,
+                "batch_tokens": 8192,
+                "optimizer": "muon",
+                "schedule": "constant",
+                "target_modules": ["q_proj"],
+            },
+        },
+        "test",
+    )
+    written = axolotl.write(ours.model_dump(mode="json"), "train.jsonl")
+    again = load(tmp_path, yaml.safe_dump(written))
+    names = ["method", "epochs", "learning_rate", "batch_tokens", "micro_batch_tokens"]
+    names += ["optimizer", "schedule", "warmup", "seed", "weight_decay", "clip", "precision"]
+    if method != "full":
+        names += ["rank", "alpha", "rslora", "target_modules", "dropout"]
+    for name in names:
+        assert getattr(again.training, name) == getattr(ours.training, name), name
+    assert (again.base, again.dataset.window) == (ours.base, ours.dataset.window)
+
+
+@pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])
+def test_command_writes_each(tool: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.yaml"
+    arguments = ["--base", "my/base", "--output", str(output), "--set", "training.method=qlora"]
+    result = CliRunner().invoke(export_config, [tool, *arguments])
+    assert result.exit_code == 0, result.output
+    values = yaml.safe_load(output.read_text())
+    assert "my/base" in (values.get("base_model"), values.get("model_name_or_path"))
+    assert "fill-in-the-middle" in result.output
+    assert cli.get_command(None, "export-config") is export_config  # type: ignore[arg-type, attr-defined]
+
+
+def test_trl_takes_every_key() -> None:
+    """TRL's own argument classes, as its command line puts them together."""
+    trl = pytest.importorskip("trl")
+    from dataclasses import fields
+
+    from trl.scripts.utils import ScriptArguments
+
+    kinds = (trl.SFTConfig, trl.ModelConfig, ScriptArguments)
+    known = {field.name: kind for kind in kinds for field in fields(kind)}
+    config = ProjectConfig.load({"training": {"method": "qlora", "max_steps": 3}}, "test")
+    written = others.trl(config.model_dump(mode="json"), "data")
+    assert written.keys() <= known.keys()
+    model = {key: value for key, value in written.items() if known[key] is trl.ModelConfig}
+    assert trl.ModelConfig(**model).load_in_4bit
