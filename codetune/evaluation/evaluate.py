@@ -164,7 +164,15 @@ class _Bench:
 
     def _base_model(self) -> torch.nn.Module:
         if self._model is None:
-            self._model = load_model(self.base.path)
+            model: Any = load_model(self.base.path)
+            if model.config.is_encoder_decoder:
+                raise EvaluationError(
+                    f"'{self.base.name}' is an encoder with a decoder, which the scorecard does "
+                    "not know how to ask.",
+                    advice="The run is kept (codetune train); ask it from Python: "
+                    "codetune.PEFTAdapterManager.",
+                )
+            self._model = model
         return self._model
 
     def _tuned_model(self) -> torch.nn.Module:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codetune.errors import ModelError
-from codetune.models.prompts.chat import ChatTemplate, Message, Piece, UntrackableError
+from codetune.models.prompts.chat import ChatTemplate, Message, Piece
 from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
 from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
 from codetune.models.prompts.templates import TEMPLATE_FILE, TemplateName, named_template
@@ -205,7 +205,7 @@ class Renderer:
         if any(message.get("role") == "assistant" for message in messages):
             try:
                 return self._ids_of(self._chat.answered(messages, **variables)[0])
-            except UntrackableError:  # nothing can be learned in this template, but it can be read
+            except ModelError:  # nothing can be learned from these messages, but they can be read
                 pass
         return self._ids_of(map(Piece, self._chat.parts(messages, **variables)))
 

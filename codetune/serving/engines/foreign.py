@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from codetune.errors import BadRequestError
+from codetune.errors import BadRequestError, ModelError
 from codetune.models.load import BaseModel, load_adapter, load_model
 from codetune.serving.engines.runner import STRETCH
 from codetune.serving.engines.sequence import Sequence
@@ -32,6 +32,11 @@ class TransformersRunner:
         cache_bytes: int,
     ) -> None:
         model: Any = load_model(folder, dtype=dtype, device=device)
+        if model.config.is_encoder_decoder:
+            raise ModelError(
+                f"{folder} holds an encoder with a decoder, which the server does not run.",
+                advice="It can be tuned and asked from Python: codetune.PEFTAdapterManager.",
+            )
         self._model: Any = model
         self._device, self._most_rows, self._cache_bytes = device, rows, cache_bytes
         self._token_bytes = _token_bytes(model.config.get_text_config(), dtype)

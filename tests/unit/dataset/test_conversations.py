@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codetune.dataset.conversations import Conversations, Encoded, Refused
+from codetune.errors import ModelError
 from codetune.models.prompts import Renderer, UntrackableError
 from codetune.models.tokens import TokenStore, TokenWriter
 from codetune.records import Example, Provenance
@@ -150,6 +151,23 @@ def test_what_a_store_says_is_learned(tmp_path: Path) -> None:
     ]
     assert [store.stream_names[n] for n in store.streams] == ["ntp", *["public"] * 3, "fim"]
     assert store[1][1] == int(np.argmax(store.loss(1)))
+
+
+def test_serving_reads_what_training_refuses(tmp_path: Path) -> None:
+    """A template may refuse the beginning of a conversation that it takes as a whole."""
+    template = (
+        "{% if messages | length == 2 %}{{ raise_exception('too short') }}{% endif %}"
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
+    base = Renderer.from_folder(write_base(tmp_path, "qwen", chat_template=template))
+    messages = [
+        {"role": "system", "content": "Short."},
+        {"role": "user", "content": "a?"},
+        {"role": "assistant", "content": "b"},
+    ]
+    assert base.decode(base.chat(messages)) == "system: Short.\nuser: a?\nassistant: b\n"
+    with pytest.raises(ModelError, match="too short"):
+        base.conversation(messages)
 
 
 def test_a_template_that_hides_its_answers_is_refused(tmp_path: Path) -> None:
