@@ -16,6 +16,17 @@ QUICK = [
     "--set", "evaluation.text_bytes=32768",
 ]  # fmt: skip
 
+# Less of everything, and a checkpoint after each step: there is something to go on from.
+INTERRUPTED = [
+    "--set", "training.max_steps=16",
+    "--set", "training.batch_tokens=2048",
+    "--set", "training.checkpoint_seconds=0",
+    "--set", "dataset.replay_share=0",
+    "--set", "evaluation.fim_prompts=4",
+    "--set", "evaluation.general_bytes=2048",
+    "--set", "evaluation.text_bytes=4096",
+]  # fmt: skip
+
 ENTITIES = (
     *("invoice", "shipment", "ledger", "parcel", "tariff"),
     *("voucher", "claim", "carrier", "depot", "manifest"),

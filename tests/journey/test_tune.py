@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.journey.team import QUICK, Codetune, make_repository
+from tests.journey.team import INTERRUPTED, QUICK, Codetune, make_repository
 
 Home = tuple[Path, dict[str, Any]]
 
@@ -117,9 +117,9 @@ def test_these_tests_are_offline(tmp_path: Path, codetune: Codetune) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, codetune: Codetune) -> None:
-    source = make_repository(tmp_path / "repo")
+    source = make_repository(tmp_path / "repo", commits=8)
     home = tmp_path / "home"
-    options = ["tune", str(source), "--json", *QUICK, "--set", "training.epochs=2"]
+    options = ["tune", str(source), "--json", *INTERRUPTED]
     process = subprocess.Popen(
         [sys.executable, "-m", "codetune", *options],
         stdout=subprocess.PIPE,
@@ -128,7 +128,7 @@ def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, codetune: 
         env={**os.environ, "CODETUNE_HOME": str(home)},
     )
     deadline = time.monotonic() + 120
-    while not list(home.glob("projects/*/runs/.*.partial/metrics.jsonl")):
+    while not steps_done(home):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -142,7 +142,17 @@ def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, codetune: 
     assert "Traceback" not in errors
     finished = codetune(*options, home=home)
     assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["training"]["steps"] > 0
+    training = json.loads(finished.stdout)["training"]
+    assert training["steps"] > training["resumed_from"][0] >= 1
+    assert not list(home.glob("projects/*/*/.*.partial"))
+
+
+def steps_done(home: Path) -> int:
+    """Optimizer steps of the run that is under way."""
+    return sum(
+        metrics.read_text().count('"kind": "train"')
+        for metrics in home.glob("projects/*/runs/.*.partial/metrics.jsonl")
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])

@@ -68,6 +68,19 @@ def test_a_mixed_batch_gives_each_adapter_its_own_answer(
     assert together == asker.apart(engine, jobs)
 
 
+def test_what_one_model_has_read_is_not_lent_to_another(
+    asker: Asker, adapters: list[Servable], engines: Engines
+) -> None:
+    """A common beginning is copied between answers, but only of one and the same model."""
+    engine = engines()
+    prompt = "def price(item, amount):\n    return item.cost * amount\n" * 2
+    models = [None, adapters[0], adapters[1], None, adapters[0]]
+    jobs = [asker.job(prompt, model) for model in models]
+    together = asker.together(engine, jobs)
+    assert together == asker.apart(engine, jobs)
+    assert len({text for text, _ in together}) == 3
+
+
 def test_sampled_answers_do_not_depend_on_the_batch(asker: Asker, engines: Engines) -> None:
     engine = engines()
     rules = {"temperature": 1.2, "top_p": 0.9}
