@@ -219,7 +219,7 @@ def test_the_command_line_knows_every_method() -> None:
 
     from codetune.cli.options import METHODS as OFFERED
 
-    assert OFFERED == get_args(TrainingOptions.model_fields["method"].annotation)
+    assert get_args(TrainingOptions.model_fields["method"].annotation) == OFFERED
 
 
 def test_every_method_option_is_a_method() -> None:
