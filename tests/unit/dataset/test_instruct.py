@@ -364,3 +364,11 @@ def test_data_names_the_streams() -> None:
     for wrong in ("ntp,chat", "", ","):
         with pytest.raises(ConfigError, match="is not a stream"):
             data_settings(wrong)
+
+
+def test_an_answer_that_stands_in_the_question_is_a_copy() -> None:
+    body = "    amount = price * rate\n    rounded = round(amount, 2)\n    return rounded"
+    pair = Pair("complete", "Complete it.", f"def f():\n{body}\n", body, "r", "p", (0, 1), "MIT", "python")  # fmt: skip
+    assert reason_against(pair, InstructionOptions()) == "copy"
+    asked_fairly = replace(pair, input="def f():")
+    assert reason_against(asked_fairly, InstructionOptions()) is None

@@ -103,6 +103,8 @@ def test_adapter_trains_resumes_reloads_merges_generates(architecture: str, tmp_
 
 
 def test_whole_model_trains_and_reloads(architecture: str, tmp_path: Path) -> None:
+    if architecture not in ("qwen2", "deepseek_v2", "gpt2", "bloom", "t5"):
+        pytest.skip("one of each kind is enough here")
     base = base_of(architecture)
     run = train(data(), base, options("full", max_steps=2), tmp_path, Progress())
     assert run.summary["trainable"] == run.summary["parameters"]
