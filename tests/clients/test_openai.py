@@ -191,6 +191,7 @@ def test_log_probabilities_have_openais_shape(client: OpenAI) -> None:
         model="tiny",
         messages=[{"role": "user", "content": "x"}],
         max_tokens=3,
+        temperature=0,
         logprobs=True,
         top_logprobs=2,
     )
