@@ -19,8 +19,8 @@ $(VENV)/.bench: $(VENV)/.core
 	$(PIP) -c constraints.txt -e ".[test,bench]"
 	@touch $@
 
-demo: $(VENV)/.core        ## Tune the embedded base model on this very repository, one epoch
-	$(BIN)/codetune tune . --name codetune-demo --set training.epochs=1
+demo: $(VENV)/.core        ## Tune the embedded base model on this very repository, a short run
+	$(BIN)/codetune tune . --name codetune-demo --set training.epochs=1 --set training.max_steps=64
 
 test: $(VENV)/.test        ## Every test
 	$(BIN)/python -m pytest
