@@ -39,7 +39,9 @@ def test_the_json_has_every_promised_part(tuned_home: Home) -> None:
     assert training["tokens_per_second"] > 0
     assert 0 <= training["padding_share"] < 0.5
     assert training["peak_memory_bytes"] > 50_000_000
-    assert training["loss"]["last"] < training["loss"]["first"]
+    assert set(training["loss"]) == {"first", "last"}
+    # Steps differ in how much of them is replayed code; the validation text is always the same.
+    assert training["validation"]["best"] < training["validation"]["first"]
     for side in ("base", "tuned"):
         score = result["scorecard"][side]
         assert set(score["n"])
@@ -128,7 +130,7 @@ def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(tmp_path: Path, codetune: 
         env={**os.environ, "CODETUNE_HOME": str(home)},
     )
     deadline = time.monotonic() + 120
-    while not steps_done(home):
+    while steps_done(home) < 2:  # the first one's checkpoint is on disk
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
