@@ -43,7 +43,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "default, rank 64": ("training.rank=64",),
     "default, a third of the steps": (),
 }
-_FIGURES = {  # heading → (key, relative to the base, percentage points)
+_FIGURES = {  # heading → field of the scorecard
     "bits per byte": "bits_per_byte",
     "FIM exact match": "fim_exact_match",
     "FIM edit similarity": "fim_edit_similarity",
