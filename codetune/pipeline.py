@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codetune.artifacts import Artifact, digest_of, home
+from codetune.artifacts import Artifact, digest_of, home, open_artifact
 from codetune.corpus.clean import clean
 from codetune.dataset.build import build
 from codetune.progress import Progress
@@ -33,13 +33,14 @@ class Journey:
     source: str
     config: ProjectConfig
     progress: Progress
+    collected: Path | None = None  # what an earlier try has read: the source is not read again
 
     def __post_init__(self) -> None:
         # The folder's name is a digest: what a user types never becomes a path.
         local = Path(self.source).expanduser()
         place = str(local.resolve()) if local.exists() else self.source
         self.folder = home() / "projects" / digest_of(place)
-        self._collected: Artifact | None = None
+        self._collected = open_artifact(self.collected) if self.collected else None
 
     def collect(self) -> Artifact:
         """Every file of the source's past and present, with its commit.
@@ -163,9 +164,13 @@ class Tuned:
 
 def tune(source: str, config: ProjectConfig, progress: Progress) -> Tuned:
     """Take `source` the whole way, from its files to a registered model with a scorecard."""
+    return tuned(Journey(source, config, progress))
+
+
+def tuned(journey: Journey) -> Tuned:
+    """The journey's end; the stages that are missing are run."""
     from codetune.registry.cards import Registry
 
-    journey = Journey(source, config, progress)
     card = journey.register()
     return Tuned(
         card=card,

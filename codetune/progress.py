@@ -1,4 +1,4 @@
-"""Progress events: the terminal's bars, `--json` runs and (later) job rows read one stream.
+"""Progress events: the terminal's bars, `--json` runs and job rows read one stream.
 
 A stage reports what it does through a `Progress`; where that goes is the caller's business.
 """
@@ -21,8 +21,15 @@ class Task:
     total: float | None
     done: float = 0.0
     note: str = ""
+    begun: float = 0.0  # what an interrupted run had done already
     _progress: Progress | None = None
     _told: float = 0.0
+
+    def resume(self, done: float) -> None:
+        """Go on from what an interrupted run had done; this is told at once."""
+        self.done = self.begun = done
+        if self._progress is not None:
+            self._progress.sink.update(self)
 
     def advance(self, amount: float = 1.0, note: str | None = None) -> None:
         """Say that `amount` more units are done; `note` stands beside the bar (a loss, a file)."""

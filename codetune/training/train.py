@@ -247,7 +247,7 @@ class _Run:
         if checkpoint is not None:
             trainer.resume(checkpoint)
             step = trainer.state.global_step
-            trainer.outputs.task.advance(step)
+            trainer.outputs.task.resume(step)
             self.progress.say(f"Resuming at step {step}.")
             trainer.outputs.log.info("resuming at step %d", step)
         elif trainer.validation:

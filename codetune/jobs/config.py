@@ -1,0 +1,58 @@
+"""Options of the queue and its workers."""
+
+from __future__ import annotations
+
+from codetune.options import Options, option
+
+
+class JobOptions(Options):
+    """How jobs are shared out, tried again and given up."""
+
+    max_queued: int = option(
+        100, ge=1, description="Jobs that one user may have waiting; one more is refused."
+    )
+    max_running: int = option(
+        4, ge=1, description="Jobs of one user that run at the same time; others wait."
+    )
+    max_crashes: int = option(
+        3,
+        ge=1,
+        description="Crashes of a job in a row, without new ground between them (a finished "
+        "stage, a later checkpoint), after which it has failed.",
+    )
+    max_losses: int = option(
+        10,
+        ge=1,
+        description="Workers lost with a job in a row, without new ground between them (killed, "
+        "out of power, out of reach), after which it has failed.",
+    )
+    backoff: float = option(
+        5.0, ge=0, description="Seconds before a crashed job is tried again; doubled each time."
+    )
+    max_backoff: float = option(600.0, ge=0, description="The most seconds between two tries.")
+    lease: float = option(
+        30.0,
+        ge=1,
+        description="Seconds after which a job whose worker is not heard of belongs to nobody; "
+        "a worker is heard of five times as often.",
+    )
+    fair_window: float = option(
+        3600.0,
+        ge=0,
+        description="Seconds of the past that count as a user's recent work: among equal "
+        "priorities, who has the least running, then the least recent work, comes first.",
+    )
+    grace: float = option(
+        2.5,
+        ge=0,
+        le=4,
+        description="Seconds between SIGTERM and SIGKILL for a job that is cancelled.",
+    )
+    nice: int = option(
+        10, ge=0, le=19, description="How much jobs stand back behind the server's answers."
+    )
+    environment: tuple[str, ...] = option(
+        (),
+        description="Environment variables that jobs may see besides those of the system, for "
+        "example HF_TOKEN or the key_variable of a teacher. Every user's jobs can use them.",
+    )

@@ -1,0 +1,124 @@
+"""A job's child process as its worker holds it: started, heard, and ended with all it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from codetune.jobs.reports import Report
+from codetune.jobs.work import Work
+
+LOG = "log"
+# What a job may see of the worker's environment: the system's, the libraries' and this
+# product's folder. Not among them: database URLs, signing keys, tokens of hubs and clouds.
+_SEEN = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|LANG|LC_\w+|TMPDIR|VIRTUAL_ENV|PYTHON\w*|LD_LIBRARY_PATH"
+    r"|XDG_\w+|CODETUNE_HOME|(?:OMP|MKL|OPENBLAS|GOTO|KMP|TORCH|PYTORCH|CUDA|CUBLAS|NCCL|NVIDIA)_\w+"
+    r"|HF_(?:HOME|HUB_(?:CACHE|OFFLINE|DISABLE_TELEMETRY)|ENDPOINT)|TRANSFORMERS_OFFLINE"
+    r"|(?:https?|all|no)_proxy|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|GIT_SSL_CAINFO",
+    re.IGNORECASE,
+)
+_READ = 1 << 16
+
+
+class Child:
+    """One try of a job, in a process group of its own."""
+
+    def __init__(
+        self,
+        job: str,
+        work: Work,
+        folder: Path,
+        *,
+        environment: Mapping[str, str],
+        nice: int = 0,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.reports, reports = os.pipe()
+        life, self._life = os.pipe()
+        os.set_blocking(self.reports, False)
+        self._rest = b""
+        self._kill_at: float | None = None
+        with (folder / LOG).open("ab") as log:
+            # -P: the current folder, which a user may fill, is nowhere modules are looked for.
+            program = [sys.executable, "-P", "-m", "codetune.jobs.child", job]
+            self._process = subprocess.Popen(
+                [*program, f"--reports={reports}", f"--life={life}", f"--nice={nice}"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(reports, life),
+                start_new_session=True,
+                cwd=folder,
+                env=dict(environment),
+            )
+        os.close(reports)
+        os.close(life)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(json.dumps(asdict(work)).encode())
+
+    @property
+    def pid(self) -> int:
+        """The process, and the group that it leads."""
+        return self._process.pid
+
+    def heard(self) -> list[Report]:
+        """The reports that have come since the last call; does not wait."""
+        with suppress(BlockingIOError):
+            while data := os.read(self.reports, _READ):
+                self._rest += data
+        *lines, self._rest = self._rest.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def stop(self, grace: float) -> None:
+        """Ask the whole group to end; after `grace` seconds `ended` no longer asks."""
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + grace
+            self._signal(signal.SIGTERM)
+
+    def ended(self) -> int | None:
+        """The exit status (negative: the signal), once the process has ended; else None.
+
+        Nothing that it has started outlives it.
+        """
+        if self._process.returncode is not None:
+            return self._process.returncode
+        # Looked at, not yet collected: until then nobody else can be given the group's number.
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            if self._kill_at is not None and time.monotonic() > self._kill_at:
+                self._signal(signal.SIGKILL)
+            return None
+        self._signal(signal.SIGKILL)
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End the whole group at once and wait for its leader."""
+        if self._process.returncode is None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+
+    def close(self) -> None:
+        """Let go of the pipes; what still runs ends."""
+        for descriptor in (self.reports, self._life):
+            os.close(descriptor)
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+
+def scrubbed(environment: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
+    """What a job may see of `environment`: the system's variables and those named in `also`."""
+    named = set(also)
+    return {k: v for k, v in environment.items() if k in named or _SEEN.fullmatch(k)}

@@ -1,0 +1,77 @@
+"""What a job does: the pipeline up to the stage that its kind stands for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codetune.artifacts import MANIFEST
+from codetune.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from codetune.jobs.reports import Reporter
+
+# What each kind of job makes, in this order. Stages that are finished are found, not made anew:
+# whatever ended the try before, the next one goes on at the interrupted stage and step.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "ingest": ("collect", "clean"),
+    "dataset": ("collect", "clean", "build"),
+    "evaluate": ("collect", "clean", "build", "train", "evaluate"),
+    "tune": ("collect", "clean", "build", "train", "evaluate", "register"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, as it stands in the job's row: everything that a child needs."""
+
+    kind: str
+    source: str
+    config: Mapping[str, Any]  # of ProjectConfig; only what differs from the defaults
+    folder: str | None = None  # relative paths of the options begin here
+    collected: str | None = None  # the source as an earlier try has seen it
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(
+                f"There is no kind of job '{self.kind}'.", advice=nearest(self.kind, KINDS)
+            )
+
+
+def do(work: Work, reporter: Reporter) -> dict[str, Any]:
+    """Do `work` in this process; returns its result as JSON.
+
+    Raises:
+        CodetuneError: what the user can mend. Anything else is a crash.
+    """
+    from codetune.pipeline import Journey, tuned
+    from codetune.project import ProjectConfig
+
+    if work.folder is not None and Path(work.folder).is_dir():
+        os.chdir(work.folder)
+    config = ProjectConfig.load(work.config, "the job's options")
+    journey = Journey(work.source, config, reporter.progress, _kept(work.collected))
+    stages = KINDS[work.kind]
+    for number, stage in enumerate(stages):
+        reporter.stage(stage, number, len(stages))
+        made = getattr(journey, stage)()
+        if stage == "collect":
+            # Commits that arrive between two tries must not make them see two sources.
+            reporter.collected(made.path)
+    reporter.stages_done(len(stages))
+    if work.kind == "tune":
+        return tuned(journey).as_json()
+    result = {"artifact": str(made.path), "summary": dict(made.summary)}
+    if work.kind == "evaluate":
+        result["scorecard"] = json.loads((made / "scorecard.json").read_text())
+    return result
+
+
+def _kept(collected: str | None) -> Path | None:
+    """What an earlier try has collected, unless someone has deleted it since."""
+    path = Path(collected) if collected else None
+    return path if path and (path / MANIFEST).exists() else None
