@@ -23,6 +23,13 @@ class InstructionOptions(Options):
     most_of_a_kind: int = option(
         3000, ge=1, description="Examples of each kind, at most; a seeded choice of all found."
     )
+    most_share: float = option(
+        0.5,
+        ge=0.5,
+        le=1,
+        description="The share of the instructions' text that one kind may have, at most (its "
+        "first 100 examples stay); commits alone would be three quarters of it. 1: no limit.",
+    )
     longest_input: int = option(
         4000, ge=200, description="Characters of what an instruction is about, at most."
     )

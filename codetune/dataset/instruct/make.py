@@ -84,10 +84,9 @@ class InstructionMaker:
         made = made or Made()
         with Pool(folder / ".candidates.jsonl", self.seed, self.options) as pool:
             self._fill(pool, made)
-            for kind in KINDS:
-                for pair in pool.chosen(kind, self.held_out):
-                    made.kinds[kind] += 1
-                    yield pair
+            for pair in pool.chosen(self.held_out):
+                made.kinds[pair.kind] += 1
+                yield pair
             made.dropped += pool.dropped
 
     def _fill(self, pool: Pool, made: Made) -> None:

@@ -1,6 +1,6 @@
-"""The choice among all candidates: no duplicates, no boilerplate, no kind beyond its limit.
+"""The choice among all candidates: no duplicates, no boilerplate, no kind beyond its limits.
 
-Candidates wait on disk; memory holds 40 bytes for each.
+Candidates wait on disk; memory holds 48 bytes for each.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from codetune.dataset.instruct.diffs import unmarked
 from codetune.dataset.instruct.pairs import KINDS, Pair
 from codetune.dataset.windows import WindowSet
 
+# Of a kind that takes more than its share, so many are kept all the same: a repository without
+# documentation still teaches from its commits.
+_ALWAYS_KEPT = 100
+
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     offset: int  # of its line in the file
+    size: int  # characters
     answer: bytes
     rank: bytes  # the smallest are chosen
 
@@ -58,15 +63,25 @@ class Pool:
         rank = hashlib.sha256(f"{self._seed}\n{pair.id}".encode()).digest()[:8]
         answer = pair.answer_digest
         self._answers[pair.kind][answer] += 1
-        self._candidates[pair.kind].append(_Candidate(self._end, answer, rank))
+        self._candidates[pair.kind].append(_Candidate(self._end, pair.size, answer, rank))
         self._file.seek(self._end)
         self._file.write(line)
         self._end += len(line)
 
-    def chosen(self, kind: str, held_out: WindowSet | None = None) -> Iterator[Pair]:
-        """The pairs of a kind in the order in which they came, without those of held-out text."""
+    def chosen(self, held_out: WindowSet | None = None) -> Iterator[Pair]:
+        """The pairs kind by kind, each in the order in which they came, none of held-out text."""
+        kept = {kind: self._sound(kind, held_out) for kind in KINDS}
+        sizes = {kind: sum(one.size for one in found) for kind, found in kept.items()}
+        share = self._options.most_share
+        for kind, found in kept.items():
+            others = sum(sizes.values()) - sizes[kind]
+            for one in self._within(found, others * share / (1 - share) if share < 1 else None):
+                yield self._at(one)
+
+    def _sound(self, kind: str, held_out: WindowSet | None) -> list[_Candidate]:
+        """A kind's candidates without boilerplate and held-out text, the first of their rank."""
         answers = self._answers[kind]
-        kept: list[int] = []
+        kept: list[_Candidate] = []
         for candidate in sorted(self._candidates[kind], key=lambda one: one.rank):
             if answers[candidate.answer] > self._options.most_repeats:
                 self.dropped["boilerplate"] += 1
@@ -75,10 +90,23 @@ class Pool:
             elif held_out is not None and len(held_out.find([_text(self._at(candidate))])):
                 self.dropped["held_out"] += 1
             else:
-                kept.append(candidate.offset)
-        for offset in sorted(kept):
-            self._file.seek(offset)
-            yield Pair.of_row(json.loads(self._file.readline()))
+                kept.append(candidate)
+        return kept
+
+    def _within(self, found: list[_Candidate], most: float | None) -> list[_Candidate]:
+        """As many of `found` as have `most` characters together, in the order of the file.
+
+        Commits would else be three quarters of all instructions' text, and teach a model that is
+        asked anything to answer with a diff.
+        """
+        size = 0
+        for number, one in enumerate(found):
+            size += one.size
+            if most is not None and number >= _ALWAYS_KEPT and size > most:
+                self.dropped["over_the_share"] += len(found) - number
+                found = found[:number]
+                break
+        return sorted(found, key=lambda one: one.offset)
 
     def _at(self, candidate: _Candidate) -> Pair:
         self._file.seek(candidate.offset)

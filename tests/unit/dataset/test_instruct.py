@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from codetune.dataset.instruct.diffs import unified, unmarked
 from codetune.dataset.instruct.filters import reason_against
 from codetune.dataset.instruct.make import InstructionMaker, read_pairs
 from codetune.dataset.instruct.pairs import Pair
+from codetune.dataset.instruct.select import Pool
 from codetune.dataset.leakage import decoded
 from codetune.dataset.table import read_examples
 from codetune.dataset.windows import WindowSet, telling_windows
@@ -33,6 +35,7 @@ from tests.unit.dataset.corpora import built, code, document, rows
 CART = '''"""The shopping cart: what a customer wants to buy, and what it costs."""
 
 import json
+from collections import Counter
 
 
 def total(prices, tax=0.2):
@@ -206,6 +209,28 @@ def test_duplicates_boilerplate_and_more_than_wanted_are_counted(tmp_path: Path)
     assert counts.kinds == {"explain": 2, "document": 2}
     assert counts.dropped["over_the_limit"] == 8
     assert few == asked(documents, tmp_path, most_repeats=99, most_of_a_kind=2)[0]
+
+
+def test_no_kind_swamps_the_others(tmp_path: Path) -> None:
+    def pair(kind: str, number: int) -> Pair:
+        text = f"{kind} {number:06}" + "-" * 90
+        return Pair(kind, "What?", "", text, "r", "p", (number, number), "MIT", "python")
+
+    def chosen(share: float, others: int) -> tuple[Counter[str], int]:
+        options = InstructionOptions(most_share=share)
+        with Pool(tmp_path / "pool", 0, options) as pool:
+            for kind, count in (("commit", 400), ("explain", others), ("question", others)):
+                for number in range(count):
+                    pool.add(pair(kind, number))
+            return Counter(found.kind for found in pool.chosen()), pool.dropped["over_the_share"]
+
+    kinds, dropped = chosen(0.5, 75)
+    assert kinds["explain"] == kinds["question"] == 75
+    assert 145 <= kinds["commit"] <= 155 and kinds["commit"] + dropped == 400
+    assert chosen(0.75, 75) == ({"commit": 400, "explain": 75, "question": 75}, 0)
+    assert chosen(1, 1) == ({"commit": 400, "explain": 1, "question": 1}, 0)
+    # Where there is nothing else, the first hundred stay.
+    assert chosen(0.5, 0) == ({"commit": 100}, 300)
 
 
 def test_held_out_text_never_becomes_an_instruction(shop: list[Document], tmp_path: Path) -> None:
