@@ -1,7 +1,8 @@
 """LLaMA-Factory's and TRL's configurations, written from ours.
 
-LLaMA-Factory's keys: its `examples/train_lora/*.yaml` and `src/llamafactory/hparams`. TRL's: the
-fields of `SFTConfig`, `ModelConfig` and `ScriptArguments`, as `trl sft --config FILE` reads them.
+LLaMA-Factory's keys: the dataclasses of `src/llamafactory/hparams` in v0.9.5 and, for what it
+inherits, transformers' `Seq2SeqTrainingArguments`. TRL's: the fields of `SFTConfig`, `ModelConfig`
+and `ScriptArguments`, as `trl sft --config FILE` reads them.
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ def llamafactory(config: Mapping[str, Any], data: str) -> dict[str, Any]:
         "finetuning_type": "full" if method == "full" else "lora",
         "dataset": data,
         "cutoff_len": config["dataset"]["window"] or _WINDOW,
+        # `neat_packing`, which keeps documents apart, is refused there for any stage but sft.
         "packing": True,
-        "neat_packing": True,
         "output_dir": "outputs",
         **_arguments(config),
     }
+    # It checkpoints activations whatever the Trainer's own key says, unless this one is set.
+    if not values.pop("gradient_checkpointing"):
+        values["disable_gradient_checkpointing"] = True
+    if training["optimizer"] == "muon":
+        values["use_muon"] = True
     if method != "full":
         values |= {
             "lora_rank": training["rank"],
@@ -82,11 +88,13 @@ def trl(config: Mapping[str, Any], data: str) -> dict[str, Any]:
     return values
 
 
-def lost(config: Mapping[str, Any], *, muon: bool) -> list[str]:
-    """What of our options a tool does not do, in words; `muon` says whether it has that."""
+def lost(config: Mapping[str, Any], tool: str) -> list[str]:
+    """What of our options `tool` (axolotl, llamafactory, trl) does not do, in words."""
     training, found = config["training"], []
-    if training["optimizer"] == "muon" and not muon:
+    if training["optimizer"] == "muon" and tool == "trl":
         found.append("training.optimizer: muon is written as AdamW")
+    if tool == "llamafactory":
+        found.append("isolation: packed documents see each other there in stage pt")
     if config["dataset"]["use_fim"] is not False and config["dataset"]["fim_rate"] > 0:
         found.append("dataset.use_fim: fill-in-the-middle examples must come with the data")
     if config["dataset"]["replay_share"] > 0:

@@ -46,7 +46,7 @@ def export_config(
     config: dict[str, Any] = load_project(config_file, {"base": base}, settings).model_dump(
         mode="json"
     )
-    lost = others.lost(config, muon=tool == "axolotl")
+    lost = others.lost(config, tool)
     text = yaml.safe_dump(writers[tool](config, data), sort_keys=False, allow_unicode=True)
     if output is None:
         click.echo(text, nl=False)

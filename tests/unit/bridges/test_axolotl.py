@@ -162,6 +162,41 @@ def test_command_writes_each(tool: str, tmp_path: Path) -> None:
     assert cli.get_command(None, "export-config") is export_config  # type: ignore[arg-type, attr-defined]
 
 
+# Fields of src/llamafactory/hparams/{model,data,finetuning}_args.py of LLaMA-Factory v0.9.5 that
+# have to do with these methods; its TrainingArguments inherit transformers' own.
+LLAMAFACTORY = {
+    *("model_name_or_path", "adapter_name_or_path", "cache_dir", "flash_attn", "use_unsloth"),
+    *("disable_gradient_checkpointing", "enable_liger_kernel", "upcast_layernorm"),
+    *("quantization_method", "quantization_bit", "quantization_type", "double_quantization"),
+    *("template", "dataset", "eval_dataset", "dataset_dir", "cutoff_len", "train_on_prompt"),
+    *("mask_history", "streaming", "max_samples", "val_size", "packing", "neat_packing"),
+    *("stage", "finetuning_type", "lora_alpha", "lora_dropout", "lora_rank", "lora_target"),
+    *("loraplus_lr_ratio", "use_rslora", "use_dora", "pissa_init", "use_muon", "use_galore"),
+    *("pure_bf16", "plot_loss"),
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "dora", "qlora", "qlora8"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_llamafactory_knows_every_key(method: str, checkpointing: bool) -> None:
+    from dataclasses import fields
+
+    from transformers import Seq2SeqTrainingArguments
+
+    inherited = {field.name for field in fields(Seq2SeqTrainingArguments)}
+    # In all of transformers 4.55 to 5.6, which it asks for; gone since.
+    known = LLAMAFACTORY | inherited | {"warmup_ratio"}
+    training = {"method": method, "max_steps": 3, "optimizer": "muon", "target_modules": ["q"]}
+    training["gradient_checkpointing"] = checkpointing
+    config = ProjectConfig.load({"training": training}, "test")
+    written = others.llamafactory(config.model_dump(mode="json"), "ours")
+    assert written.keys() <= known
+    assert "neat_packing" not in written  # its parser refuses it in stage pt
+    assert written.get("disable_gradient_checkpointing", False) is not checkpointing
+    assert ("use_rslora" in written) == (method != "full")  # refused for full tuning
+    assert written["use_muon"] is True
+
+
 def test_trl_takes_every_key() -> None:
     """TRL's own argument classes, as its command line puts them together."""
     trl = pytest.importorskip("trl")
