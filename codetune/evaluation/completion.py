@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from codetune.distance import edit_similarity, normalised
 from codetune.evaluation.config import EvaluationOptions
-from codetune.evaluation.distance import edit_similarity, normalised
 from codetune.evaluation.generation import Prompt, greedy_answers
 from codetune.evaluation.likelihood import Passage, score_passages
 from codetune.evaluation.samples import Gap

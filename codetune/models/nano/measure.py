@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codetune.distance import edit_similarity
+
 
 @dataclass(frozen=True)
 class Hole:
@@ -132,21 +134,6 @@ def fim_scores(model: Any, tokenizer: Any, cases: list[Hole]) -> dict[str, dict[
         }
         for kind, pairs in kinds.items()
     }
-
-
-def edit_similarity(left: str, right: str) -> float:
-    """1 - Levenshtein distance / longer length."""
-    if left == right:
-        return 1.0
-    previous = list(range(len(right) + 1))
-    for row, a in enumerate(left, start=1):
-        current = [row]
-        for column, b in enumerate(right, start=1):
-            current.append(
-                min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (a != b))
-            )
-        previous = current
-    return 1 - previous[-1] / max(len(left), len(right))
 
 
 def measure(folder: Path, evaluation: Path, *, context: int, fim_cases: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codetune.evaluation.distance import edit_distance, edit_similarity, normalised
+from codetune.distance import edit_distance, edit_similarity, normalised
 
 words = st.text(alphabet="ab\n é✓", max_size=80)
 
