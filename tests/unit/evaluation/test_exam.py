@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from codetune.distance import edit_similarity, normalised
 from codetune.evaluation import forgetting
 from codetune.evaluation.completion import Answers, Exam, answer, prepare
 from codetune.evaluation.config import EvaluationOptions
-from codetune.distance import edit_similarity, normalised
 from codetune.evaluation.likelihood import Passage, score_passages
 from codetune.evaluation.samples import Gap
 from codetune.evaluation.scorecard import comparisons
