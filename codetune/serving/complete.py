@@ -13,13 +13,14 @@ from pathlib import Path
 
 from codetune.errors import BadRequestError, ModelError, UnservableModelError
 from codetune.models.load import read_json
-from codetune.models.prompts import Renderer, fit_fim, transcode
+from codetune.models.prompts import Fitted, Renderer, fit_context, fit_fim, transcode
 from codetune.serving.catalog import Catalog
 from codetune.serving.config import ServingOptions
 from codetune.serving.engine import Engine, Generation, Job, Sampling, Servable
 from codetune.serving.query import Chat, Fim, Prompt, Query, Text
 
 _QUICK = 20_000  # characters that are tokenised without leaving the event loop
+_PATH = 32  # tokens that the path at the cursor takes when other files stand before it
 _WINDOW_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 
 
@@ -138,6 +139,8 @@ class Completer:
             max_tokens=most,
             temperature=query.temperature,
             top_p=query.top_p,
+            top_k=query.top_k,
+            min_p=query.min_p,
             stops=tuple(query.stops),
             stop_ids=frozenset(stops),
             logprobs=query.logprobs,
@@ -159,18 +162,25 @@ class Completer:
         return ids
 
     def _fim(self, prompt: Fim, most: int, voice: Voice, model: Servable) -> list[int]:
-        repo = prompt.repo or model.repository
-        names = (repo, prompt.path) if repo and prompt.path else (None, None)
-        fitted = fit_fim(
-            voice.renderer,
-            prompt.prefix,
-            prompt.suffix,
-            voice.window,
-            most,
-            repo=names[0],
-            path=names[1],
-        )
-        return voice.renderer.fim_prompt(*fitted, repo=names[0], path=names[1])
+        renderer, window = voice.renderer, voice.window
+        repo, path, prefix = prompt.repo or model.repository, prompt.path, prompt.prefix
+        begun = renderer.plain(prompt.begun)
+        if len(begun) > window // 8:
+            prefix, begun = prefix + prompt.begun, []
+        most += len(begun)
+        context: list[int] = []
+
+        def fit() -> Fitted:
+            return fit_fim(
+                renderer, prefix, prompt.suffix, window, most, repo=repo, path=path, context=context
+            )
+
+        fitted = fit()
+        if prompt.context:
+            left = window - len(renderer.fim_prompt(*fitted, repo=repo, path=path)) - most
+            context = fit_context(renderer, prompt.context, max(left, window // 4) - _PATH)
+            fitted = fit()
+        return renderer.fim_prompt(*fitted, repo=repo, path=path, context=context) + begun
 
     def _voice(self, model: Servable) -> Voice:
         with self._lock:
@@ -198,7 +208,7 @@ def _understood(prompt: Text) -> Text | Fim:
     foreign = transcode(prompt.text) if isinstance(prompt.text, str) else None
     if foreign is None:
         return prompt
-    return Fim(foreign.prefix, foreign.suffix, foreign.path, foreign.repo)
+    return Fim(foreign.prefix, foreign.suffix, foreign.path, foreign.repo, context=foreign.context)
 
 
 def _window(config: dict[str, object]) -> int:
@@ -210,7 +220,8 @@ def _window(config: dict[str, object]) -> int:
 
 def _size(prompt: Prompt) -> int:
     if isinstance(prompt, Fim):
-        return len(prompt.prefix) + len(prompt.suffix)
+        around = len(prompt.prefix) + len(prompt.begun) + len(prompt.suffix)
+        return around + sum(len(file.text) for file in prompt.context)
     if isinstance(prompt, Chat):
         return sum(len(str(message.get("content", ""))) for message in prompt.messages)
     return len(prompt.text)

@@ -47,6 +47,8 @@ class Sampling:
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0  # candidates for each token; 0: all
+    min_p: float = 0.0  # candidates below this share of the likeliest one's probability are out
     seed: int | None = None
     stops: tuple[str, ...] = ()  # texts; not part of the answer
     stop_ids: frozenset[int] = frozenset()  # tokens; not part of the answer

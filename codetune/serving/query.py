@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codetune.errors import BadRequestError
+from codetune.models.prompts import ContextFile
 
 MOST_TOKENS = 1_000_000  # a larger max_tokens is a mistake; a smaller one is cut to the window
 MOST_ANSWERS = 128  # n × prompts
@@ -24,12 +25,18 @@ class Text:
 
 @dataclass(frozen=True)
 class Fim:
-    """A place in a file; `path` and `repo` say which, where the client knows."""
+    """A place in a file; `path` and `repo` say which, where the client knows.
+
+    `begun` is what of the middle is written already: the answer goes on after it. `context`
+    are texts from elsewhere, the most telling first; what does not fit is left out.
+    """
 
     prefix: str
     suffix: str
     path: str | None = None
     repo: str | None = None
+    begun: str = ""
+    context: Sequence[ContextFile] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Query:
     max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0  # candidates for each token; 0: all
+    min_p: float = 0.0  # of the likeliest candidate's probability; less likely ones are out
     seed: int | None = None
     stops: Sequence[str] = ()
     n: int = 1
@@ -76,6 +85,8 @@ class Query:
             _within("logprobs", self.logprobs, 0, MOST_LOGPROBS)
         _within("temperature", self.temperature, 0.0, MOST_TEMPERATURE)
         _within("top_p", self.top_p, 0.0, 1.0)
+        _within("top_k", self.top_k, 0, MOST_TOKENS)
+        _within("min_p", self.min_p, 0.0, 1.0)
         if len(self.stops) > MOST_STOPS or any(len(s) > LONGEST_STOP for s in self.stops):
             raise BadRequestError(
                 f"At most {MOST_STOPS} stops of at most {LONGEST_STOP} characters are possible.",

@@ -7,13 +7,14 @@ file around the cursor to what fits a window; `transcode` reads foreign FIM mark
 from codetune.models.prompts.answers import UntrackableError
 from codetune.models.prompts.chat import Message
 from codetune.models.prompts.families import FimTokens
-from codetune.models.prompts.fit import Fitted, fit_fim
-from codetune.models.prompts.foreign import ForeignFim, transcode
+from codetune.models.prompts.fit import Fitted, fit_context, fit_fim
+from codetune.models.prompts.foreign import ContextFile, ForeignFim, transcode
 from codetune.models.prompts.renderer import Order, Renderer
 from codetune.models.prompts.templates import TemplateName
 from codetune.models.prompts.words import Ids, Places
 
 __all__ = [
+    "ContextFile",
     "FimTokens",
     "Fitted",
     "ForeignFim",
@@ -24,6 +25,7 @@ __all__ = [
     "Renderer",
     "TemplateName",
     "UntrackableError",
+    "fit_context",
     "fit_fim",
     "transcode",
 ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from codetune.errors import ModelError
-from codetune.models.prompts.renderer import Renderer
+from codetune.models.prompts.foreign import ContextFile
+from codetune.models.prompts.renderer import Part, Renderer
 from codetune.models.prompts.words import Ids, Places
 
 PREFIX_SHARE = 0.75  # of the room, when both sides are longer than it: what came before says more
 _LEAST_ROOM = 8
 _CHARACTERS_PER_TOKEN = 16  # further away than this × room, text is not even looked at
+_LEAST_CONTEXT = 32  # tokens; a shorter piece of another file says nothing
 
 
 class Fitted(NamedTuple):
@@ -30,6 +33,7 @@ def fit_fim(
     repo: str | None = None,
     path: str | None = None,
     prefix_share: float = PREFIX_SHARE,
+    context: Part = (),
 ) -> Fitted:
     """Cut `prefix` at its start and `suffix` at its end, so that the prompt and `max_new` fit.
 
@@ -40,7 +44,7 @@ def fit_fim(
     Raises:
         ModelError: `max_new` leaves no room for a prompt.
     """
-    room = renderer.fim_room(window, repo=repo, path=path) - max_new
+    room = renderer.fim_room(window, repo=repo, path=path, context=context) - max_new
     if room < _LEAST_ROOM:
         raise ModelError(
             f"{max_new} new tokens leave no room for a prompt: the window is {window} tokens.",
@@ -53,6 +57,22 @@ def fit_fim(
     kept_suffix = _beginning(renderer, suffix[:near], after, for_suffix)
     spent = len(after[0]) if kept_suffix == suffix[:near] else len(renderer.plain(kept_suffix))
     return Fitted(_end(renderer, prefix[-near:], before, room - spent), kept_suffix)
+
+
+def fit_context(renderer: Renderer, files: Iterable[ContextFile], room: int) -> list[int]:
+    """The ids of as many of `files` (the most telling first) as fit into `room` tokens.
+
+    The most telling one stands last, nearest to the cursor; the last that fits is cut.
+    """
+    kept: list[list[int]] = []
+    for file in files:
+        if room < _LEAST_CONTEXT:
+            break
+        if file.text.strip():
+            ids = renderer.context_file(file.text[: room * _CHARACTERS_PER_TOKEN], file.path)
+            kept.append(ids[:room])
+            room -= len(kept[-1])
+    return [i for ids in reversed(kept) for i in ids]
 
 
 def _beginning(renderer: Renderer, text: str, encoded: tuple[Ids, Places], room: int) -> str:

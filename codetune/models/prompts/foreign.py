@@ -6,13 +6,24 @@ import re
 from typing import NamedTuple
 
 
+class ContextFile(NamedTuple):
+    """A text from elsewhere that is shown to the model before the file at the cursor."""
+
+    text: str
+    path: str | None = None
+
+
 class ForeignFim(NamedTuple):
-    """The parts of a raw prompt; `repo` and `path` where its header names them."""
+    """The parts of a raw prompt; `repo` and `path` where its header names them.
+
+    `context` are the files that its markup puts before the one at the cursor, the nearest first.
+    """
 
     prefix: str
     suffix: str
     repo: str | None = None
     path: str | None = None
+    context: tuple[ContextFile, ...] = ()
 
 
 # prefix, suffix, middle marks. Editors send these texts; tokenizers hold other spellings.
@@ -25,23 +36,27 @@ _MARKS = (
 )
 _CODELLAMA = re.compile(r"^\s?▁?<PRE> (?P<prefix>.*?) ▁?<SUF>(?P<suffix>.*?) ▁?<MID>$", re.S)
 _CODESTRAL = re.compile(r"^\[SUFFIX\](?P<suffix>.*?)\[PREFIX\](?P<prefix>.*)$", re.S)
-_HEADERS = (
-    re.compile(r"<\|repo_name\|>(?P<repo>[^\n]*)\n.*<\|file_sep\|>(?P<path>[^\n]*)\n", re.S),
-    re.compile(r"<repo_name>(?P<repo>[^\n<]*)\n?.*<file_sep>(?P<path>[^\n]*)\n", re.S),
-    re.compile(r"<reponame>(?P<repo>[^\n<]*)\n?.*<filename>(?P<path>[^\n]*)\n", re.S),
-    re.compile(r"(?P<repo>)(?:<\|file_sep\|>|<file_sep>|<filename>)(?P<path>[^\n]*)\n"),
-)
+_REPO = re.compile(r"(?:<\|repo_name\|>|<repo_name>|<reponame>)(?P<repo>[^\n<]*)\n?")
+_FILE = re.compile(r"<\|file_sep\|>|<file_sep>|<filename>")
+_PATH = re.compile(r"[^\s<>(){}\[\]'\"=;:,]*[./\\][^\s<>(){}\[\]'\"=;,]+")  # and not a line of code
 
 
 def transcode(prompt: str) -> ForeignFim | None:
     """Read a raw prompt's FIM markup; None where it has none, or none that is unambiguous.
 
-    Each mark has to occur exactly once, so that code about FIM markup is not taken for it.
-    Files that other marks put before the one at the cursor are left out.
+    Each mark has to occur exactly once, so that code about FIM markup is not taken for it. A
+    prompt that begins with the prefix mark and ends with the middle mark may have those two in
+    its text, too.
     """
     for marks in _MARKS:
-        if all(prompt.count(mark) == 1 for mark in marks):
+        prefix, suffix, middle = marks
+        if prompt.count(suffix) != 1:
+            continue
+        if prompt.count(prefix) == prompt.count(middle) == 1:
             return _by_marks(prompt, *marks)
+        if prompt.startswith(prefix) and prompt.endswith(middle):
+            before, after = prompt[len(prefix) : -len(middle)].split(suffix)
+            return _with_header("", before, after)
     for pattern in (_CODELLAMA, _CODESTRAL):
         if match := pattern.match(prompt):
             return ForeignFim(match["prefix"], match["suffix"])
@@ -56,16 +71,32 @@ def _by_marks(prompt: str, prefix: str, suffix: str, middle: str) -> ForeignFim 
     if not at_prefix < at_suffix < at_middle or (between and after_middle):
         return None
     # Prefix-suffix-middle ends with the middle mark; suffix-prefix-middle goes on after it.
-    repo, path, inner = _header(prompt[:at_prefix])
-    if not inner and repo is path is None:
-        repo, path, between = _header(between)
-    return ForeignFim(between or after_middle, after_suffix, repo, path)
+    return _with_header(prompt[:at_prefix], between or after_middle, after_suffix)
 
 
-def _header(text: str) -> tuple[str | None, str | None, str]:
-    """Repository, path, and what of `text` stands after the header that names them."""
-    for pattern in _HEADERS:
-        if match := pattern.match(text):
-            rest = text[match.end() :]
-            return match["repo"] or None, match["path"] or None, rest
-    return None, None, text
+def _with_header(header: str, prefix: str, suffix: str) -> ForeignFim:
+    """What stands before the prefix mark, or, as StarCoder has it, right behind it."""
+    if not header:
+        if not (_REPO.match(prefix) or _FILE.match(prefix)):
+            return ForeignFim(prefix, suffix)
+        repo, files = _files(prefix)
+        here = files.pop()
+        return ForeignFim(here.text, suffix, repo, here.path, tuple(reversed(files)))
+    repo, files = _files(header)
+    path = None
+    if not files[-1].text:
+        path = files.pop().path
+    files = [file for file in files if file.text.strip()]
+    return ForeignFim(prefix, suffix, repo, path, tuple(reversed(files)))
+
+
+def _files(text: str) -> tuple[str | None, list[ContextFile]]:
+    """The repository's name and the files that a header shows; at least one, if only its text."""
+    repo = _REPO.match(text)
+    first, *others = _FILE.split(text[repo.end() :] if repo else text)
+    files = [ContextFile(first)] if first or not others else []
+    for piece in others:
+        line, newline, rest = piece.partition("\n")
+        named = newline and (not line or _PATH.fullmatch(line))
+        files.append(ContextFile(rest, line or None) if named else ContextFile(piece))
+    return (repo["repo"] or None) if repo else None, files

@@ -131,10 +131,28 @@ class Renderer:
         end = [self.eos_id] if ends_file else []
         return [*self.start(repo, path), *self.plain(text), *end]
 
-    def start(self, repo: str | None, path: str | None) -> list[int]:
-        """What stands before any text: begin-of-text where the base wants it, and the header."""
+    def start(self, repo: str | None, path: str | None, context: Part = ()) -> list[int]:
+        """What stands before any text: begin-of-text where the base wants it, and the header.
+
+        Other files (`context`, ids from `context_file`) stand between the repository's name and
+        the path, as in Qwen2.5-Coder's repository-level pre-training.
+        """
         start = [self.bos_id] if self.bos_id is not None else []
-        return start + self.header(repo, path) if repo and path else start
+        if not len(context):
+            return start + self.header(repo, path) if repo and path else start
+        if self.fim is None or self.fim.repo is None or self.fim.file is None:
+            return [*start, *context]
+        if repo:
+            named = _one_line(repo) + self.fim.family.after_repo
+            start += [self.fim.repo, *self.plain(named)]
+        return [*start, *context, self.fim.file, *self.plain(_one_line(path or "") + "\n")]
+
+    def context_file(self, text: str, path: str | None = None) -> list[int]:
+        """A text from elsewhere, to stand before the file at the cursor."""
+        text = text if text.endswith("\n") else text + "\n"
+        if self.fim is None or self.fim.file is None:
+            return self.plain(text)
+        return [self.fim.file, *self.plain(_one_line(path or "") + "\n" + text)]
 
     def fim_prompt(
         self,
@@ -144,6 +162,7 @@ class Renderer:
         repo: str | None = None,
         path: str | None = None,
         order: Order = "psm",
+        context: Part = (),
     ) -> list[int]:
         """The prompt after which the base writes the middle.
 
@@ -154,7 +173,7 @@ class Renderer:
         if fim.family.leading_space and prefix:
             prefix = " " + prefix
         ids = self.plain(prefix), self.plain(suffix)
-        parts = self.fim_parts(*ids, self.start(repo, path), order)
+        parts = self.fim_parts(*ids, self.start(repo, path, context), order)
         return [i for part in parts for i in part]
 
     def fim_parts(self, prefix: Part, suffix: Part, start: Part, order: Order) -> list[Part]:
@@ -184,9 +203,11 @@ class Renderer:
         """Tokens of an example that are neither header nor text: the marks and the end."""
         return 5 if self._need_fim().family.leading_space else 4
 
-    def fim_room(self, window: int, *, repo: str | None, path: str | None) -> int:
+    def fim_room(
+        self, window: int, *, repo: str | None, path: str | None, context: Part = ()
+    ) -> int:
         """Tokens that are left in `window` for prefix, suffix and middle together."""
-        return window - self.fim_overhead - len(self.start(repo, path))
+        return window - self.fim_overhead - len(self.start(repo, path, context))
 
     def chat(
         self,

@@ -37,10 +37,21 @@ class Sampler:
         return self.sampling.temperature < 1e-5
 
     def draw(self, logits: torch.Tensor) -> int:
-        """A token from the nucleus of `logits` [vocabulary] by inverse transform sampling."""
+        """A token from the nucleus of `logits` [vocabulary] by inverse transform sampling.
+
+        Candidates are cut by top_k, then min_p, then top_p, on the tempered distribution.
+        """
         if self.greedy:
             return int(logits.argmax())
-        probabilities = torch.softmax(logits / self.sampling.temperature, -1)
+        logits = logits / self.sampling.temperature
+        if 0 < self.sampling.top_k < len(logits):
+            least = logits.topk(self.sampling.top_k).values[-1]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        probabilities = torch.softmax(logits, -1)
+        if self.sampling.min_p > 0.0:
+            least = probabilities.max() * self.sampling.min_p
+            probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+            probabilities = probabilities / probabilities.sum()
         point = self._random.random()
         if self.sampling.top_p >= 1.0:
             return _at(probabilities.cumsum(-1), point)

@@ -16,7 +16,7 @@ from codetune.errors import (
     UnservableModelError,
 )
 from codetune.models.load import BaseModel
-from codetune.models.prompts import Renderer
+from codetune.models.prompts import ContextFile, Renderer
 from codetune.registry.cards import Registry
 from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
@@ -109,6 +109,31 @@ def test_a_tuned_model_knows_its_own_repository(completer: Completer) -> None:
     renderer = completer._voice(completer.catalog.resolve("shop")).renderer
     expected = renderer.fim_prompt("a", "b", repo="github.com/team/shop", path="x.py")
     assert tuned.prompt == expected
+
+
+def test_what_is_begun_stands_after_the_middle_mark(completer: Completer) -> None:
+    renderer = completer._voice(completer.catalog.resolve("tiny")).renderer
+    (job,) = jobs(completer, Query([Fim("a\n", "\nb", begun="x = ")], model="tiny"))
+    assert job.prompt == renderer.fim_prompt("a\n", "\nb") + renderer.plain("x = ")
+    long = jobs(completer, Query([Fim("a\n", "\nb", begun="x" * 2000)], model="tiny"))[-1]
+    assert renderer.fim is not None
+    assert long.prompt[-1] == renderer.fim.middle, "a line without end is part of the prefix"
+    assert len(long.prompt) <= 1024 // 2
+
+
+@pytest.mark.parametrize("lines", [1, 2000])
+def test_other_files_fill_what_the_file_at_the_cursor_leaves(
+    completer: Completer, lines: int
+) -> None:
+    files = (ContextFile("near = 1\n", "near.py"), ContextFile("far = 2\n" * 500, "far.py"))
+    prompt = Fim("x = 1\n" * lines, "y = 2\n" * lines, path="here.py", context=files)
+    (job,) = jobs(completer, Query([prompt], model="tiny", max_tokens=100))
+    renderer = completer._voice(completer.catalog.resolve("tiny")).renderer
+    text = renderer.decode(job.prompt)
+    assert text.startswith("far.py\nfar = 2")
+    assert text.index("near = 1") < text.index("here.py") < text.index("x = 1")
+    assert 850 < len(job.prompt) <= 1024 - 100
+    assert text.index("here.py") < (300 if lines > 1 else 920), "a quarter, or what is left"
 
 
 def test_a_long_file_leaves_room_for_the_answer(completer: Completer) -> None:

@@ -55,3 +55,19 @@ def test_a_seed_is_a_text() -> None:
 
 def test_no_temperature_is_the_likeliest() -> None:
     assert set(drawn(temperature=0.0, seed=None)) == {0}
+
+
+@pytest.mark.parametrize(
+    ("rules", "left"),
+    [
+        ({"top_k": 1}, 1),
+        ({"top_k": 3}, 3),
+        ({"top_k": 9}, 4),
+        ({"min_p": 0.2}, 3),  # 0.15 is more than a fifth of 0.5
+        ({"min_p": 0.5}, 2),
+        ({"min_p": 1.0}, 1),
+        ({"top_k": 3, "top_p": 0.8}, 2),  # 0.8 of what top_k left
+    ],
+)
+def test_top_k_and_min_p_cut_the_candidates(rules: dict[str, float], left: int) -> None:
+    assert set(drawn(**rules)) == set(range(left))
