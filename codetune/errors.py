@@ -19,6 +19,13 @@ CodetuneError            what happened, and what to do about it
 │   ├── OverloadedError      … because too many requests are waiting
 │   ├── DeadlineError        … in the time that was allowed
 │   └── UnservableModelError … with this model: its folder is broken or does not fit its base
+├── AccessError          somebody may not do what they asked for
+│   ├── LoginError           … before they say who they are
+│   ├── LoginLimitError      … after so many failed logins
+│   ├── ForbiddenError       … with their role, or with this token
+│   └── NotFoundError        … because it is not there, or not theirs: the answer is the same
+├── StoreError           the database cannot be used
+│   └── ConflictError        … because there is such a row already
 └── MissingExtraError    an optional dependency is not installed
 
 A boundary (git, the file system, a tokenizer file, torch) is crossed in one place, and
@@ -122,6 +129,38 @@ class DeadlineError(ServingError):
 
 class UnservableModelError(ServingError):
     """A registered model that cannot be served; the message holds no paths of this machine."""
+
+
+class AccessError(CodetuneError):
+    """An actor may not do what they asked for."""
+
+
+class LoginError(AccessError):
+    """Nobody is known by these credentials, or there are none."""
+
+
+class LoginLimitError(AccessError):
+    """Too many logins have failed; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.retry_after = retry_after
+
+
+class ForbiddenError(AccessError):
+    """The actor may know that it is there, but not do this with it."""
+
+
+class NotFoundError(AccessError):
+    """It is not there, or it is somebody else's: nobody learns which."""
+
+
+class StoreError(CodetuneError):
+    """The database cannot be opened, read or written; the message holds no password."""
+
+
+class ConflictError(StoreError):
+    """What should be made is there already, or something else still needs what should go."""
 
 
 class MissingExtraError(CodetuneError):

@@ -1,6 +1,10 @@
-"""Every test may send Ctrl-C to the processes it starts."""
+"""Every test may send Ctrl-C to the processes it starts, and may ask for a database."""
 
 import signal
+
+from tests.databases import database, database_url, postgres
+
+__all__ = ["database", "database_url", "postgres"]
 
 # A shell that runs the suite in the background has it ignore SIGINT, and children inherit that:
 # with a handler of our own they start with the default again.

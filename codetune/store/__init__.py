@@ -1,0 +1,1 @@
+"""What is kept in the database: accounts, jobs, and who owns what. Models stay on disk."""

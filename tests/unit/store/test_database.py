@@ -1,0 +1,118 @@
+"""The database: one schema on both kinds, transactions that hold, errors with a name."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from codetune.errors import ConfigError, ConflictError, StoreError
+from codetune.store.database import Database
+from codetune.store.schema import configuration, versions
+from codetune.store.users import LOCAL_USER, User
+
+
+def test_the_tables_in_the_code_are_those_that_the_migrations_make(database: Database) -> None:
+    from alembic import command
+
+    with database.connection() as connection:
+        command.check(configuration(connection))
+
+
+def test_it_knows_the_local_user_and_times_keep_their_zone(database: Database) -> None:
+    with database.session() as session:
+        user = session.get_one(User, LOCAL_USER)
+    assert (user.name, user.role, user.password_hash) == ("local", "admin", None)
+    assert user.created.tzinfo is UTC
+    assert abs((datetime.now(UTC) - user.created).total_seconds()) < 3600
+
+
+def test_opened_again_it_is_left_as_it_is(database: Database) -> None:
+    with database.write() as session:
+        session.add(User(name="ada"))
+    with Database.open(database.secret_url) as again, again.session() as session:
+        assert {user.name for user in session.query(User)} == {"local", "ada"}
+
+
+def test_a_newer_database_is_refused_and_not_touched(database: Database) -> None:
+    with database.connection() as connection, connection.begin():
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match="newer codetune: its schema is 9999"):
+        Database.open(database.secret_url)
+    with database.connection() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+
+
+def test_a_migration_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    with monkeypatch.context() as patch:
+        patch.setattr("codetune.store.base.now", lambda: None)
+        patch.setattr("alembic.op.bulk_insert", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Database.open(url)
+    assert sqlite3.connect(tmp_path / "new.db").execute(
+        "SELECT count(*) FROM sqlite_master"
+    ).fetchone() == (0,)
+    Database.open(url).close()
+
+
+def test_a_write_happens_as_a_whole_or_not_at_all(database: Database) -> None:
+    with pytest.raises(RuntimeError), database.write() as session:
+        session.add(User(name="ada"))
+        session.flush()
+        raise RuntimeError
+    with pytest.raises(ConflictError), database.write() as session:
+        session.add(User(name="bob"))
+        session.flush()
+        session.add(User(name="local"))
+    with database.session() as session:
+        assert [user.name for user in session.query(User)] == ["local"]
+
+
+def test_a_reader_cannot_write(database: Database) -> None:
+    with pytest.raises(StoreError, match=r"read-?only"), database.session() as session:
+        session.add(User(name="ada"))
+        session.commit()
+
+
+def test_readers_see_one_state_and_writers_take_turns(database: Database) -> None:
+    def add_one() -> None:
+        with database.write() as session:
+            user = session.get_one(User, LOCAL_USER, with_for_update=True)
+            user.epoch += 1
+
+    with database.session() as reader:
+        before = reader.scalar(text("SELECT epoch FROM users"))
+        threads = [threading.Thread(target=add_one) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert reader.scalar(text("SELECT epoch FROM users")) == before
+    with database.session() as session:
+        assert session.get_one(User, LOCAL_USER).epoch == 16
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://u:hidden@h/x", "sqlite://", "sqlite:///:memory:", "hidden", "http://hidden/x"]
+)
+def test_other_urls_are_refused_without_saying_them(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Database.open(url)
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    with pytest.raises(StoreError, match="cannot be used") as caught:
+        Database.open("postgresql://codetune:hidden@127.0.0.1:1/codetune")
+    assert "hidden" not in str(caught.value)
+
+
+def test_versions_are_numbered_without_a_gap() -> None:
+    assert list(versions()) == [f"{n:04d}" for n in range(1, len(versions()) + 1)]
