@@ -119,7 +119,8 @@ class Score:
 class Scorecard:
     """Base against tuned on the same held-out prompts, and the gate's verdict.
 
-    `change` holds paired differences (tuned - base) with bootstrap intervals.
+    `change` holds paired differences (tuned - base) with bootstrap intervals. `reference` is
+    the adapter on the side "base" where the tuned one was trained on top of it; else empty.
     """
 
     base: Score
@@ -127,6 +128,7 @@ class Scorecard:
     change: dict[str, Interval]
     promoted: bool
     reasons: tuple[str, ...] = ()
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,6 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)  # the scorecard
     parents: tuple[str, ...] = ()
     report: str = ""  # path of report.html below the registry's folder
+    # Whether its requests run in one batch with those of other adapters of its base. DoRA scales
+    # each row of the base's weights, so there is no sum of adapters to add to the base's output.
+    shares_batches: bool = True

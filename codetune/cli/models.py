@@ -53,7 +53,7 @@ def models(as_json: bool) -> None:
     for card in cards:
         table.add_row(
             card.id,
-            card.kind,
+            card.kind if card.shares_batches or card.kind == "full" else f"{card.kind}, alone",
             card.base if card.kind != "base" else "",
             _status(card),
             _pair(card.metrics, "bits_per_byte"),
@@ -61,6 +61,8 @@ def models(as_json: bool) -> None:
             card.created[:16].replace("T", " "),
         )
     Console().print(table)
+    if alone := [card.id for card in cards if card.kind == "adapter" and not card.shares_batches]:
+        click.echo(f"\nServed alone, not in one batch with other adapters: {', '.join(alone)}.")
     _show_damage(problems)
     if all(card.kind == "base" for card in cards) and not problems:
         click.echo("\nNo model of your own yet.  Next: codetune tune PATH")
@@ -107,6 +109,7 @@ def show(model: str, as_json: bool) -> None:
     """
     from codetune.artifacts import home
     from codetune.cli.tables import scorecard_table
+    from codetune.evaluation.words import ALONE
     from codetune.registry.cards import Registry
 
     registry = Registry(home())
@@ -119,6 +122,8 @@ def show(model: str, as_json: bool) -> None:
         "status": " ".join([_status(card), *(f"· {r}" for r in card.metrics.get("reasons", ()))]),
         "base": card.base,
         "method": card.method,
+        "served": "" if card.shares_batches else ALONE[card.kind],
+        "compared with": card.metrics.get("reference") or "",
         "created": card.created,
         "commits": ", ".join(f"{repo}@{sha[:12]}" for repo, sha in card.commits.items()),
         "licences": ", ".join(f"{name} ({n})" for name, n in card.licences.items()),

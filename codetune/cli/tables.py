@@ -18,9 +18,13 @@ ROWS = [
 
 
 def scorecard_table(scorecard: Mapping[str, Any]) -> None:
-    """Base and tuned beside each other, with 95 % intervals and the change."""
+    """Base and tuned beside each other, with 95 % intervals and the change.
+
+    An adapter on top of another one is compared with that: the column bears its name.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("held-out code", "base", "tuned", "change"):
+    base = scorecard.get("reference") or "base"
+    for title in ("held-out code", base, "tuned", "change"):
         table.add_column(title, justify="left" if title == "held-out code" else "right")
     for field, label, digits, lower in ROWS:
         base, tuned = scorecard["base"].get(field), scorecard["tuned"].get(field)

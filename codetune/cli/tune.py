@@ -22,6 +22,15 @@ from codetune.cli.terminal import print_json, progress_shown
 @base_option
 @data_option
 @method_option
+@click.option(
+    "--search",
+    "trials",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Try N sets of options first (learning rate, rank, epochs, FIM share, mix) and take the "
+    "one with the lowest validation loss; the hopeless ones are stopped early. Needs the extra "
+    "[search]; `search:` in codetune.yaml says what is tried.",
+)
 @click.option("--name", help="Name of the tuned model.  [the repository's name]")
 def tune(
     source: str,
@@ -29,6 +38,7 @@ def tune(
     base: str | None,
     data: str | None,
     method: str | None,
+    trials: int | None,
     name: str | None,
     settings: tuple[str, ...],
     as_json: bool,
@@ -46,12 +56,14 @@ def tune(
       codetune tune https://github.com/OWNER/NAME --method full --name ours
       codetune tune . --base Qwen/Qwen2.5-Coder-1.5B --set training.epochs=2
       codetune tune . --data ntp,fim,sft
+      codetune tune . --search 8 --set search.seed=1
       codetune tune . --config codetune.yaml --json > result.json
     """
     from codetune import pipeline
     from codetune.project import load_project
 
-    overrides = {"base": base, "name": name, "training.method": method} | data_settings(data)
+    overrides = {"base": base, "name": name, "training.method": method, "search.trials": trials}
+    overrides |= data_settings(data)
     config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
         result = pipeline.tune(source, config, progress)
@@ -64,17 +76,21 @@ def tune(
 def _show(result: Any) -> None:
     """The scorecard as a table, the verdict, and what to do next."""
     from codetune.cli.tables import scorecard_table
+    from codetune.evaluation.words import ALONE
 
     card = result.card
     click.echo()
     scorecard_table(result.scorecard)
     click.echo()
     if card.promoted:
-        click.secho(f"{card.id} is better than {card.base} on held-out code.", bold=True)
+        reference = result.scorecard.get("reference") or card.base
+        click.secho(f"{card.id} is better than {reference} on held-out code.", bold=True)
     else:
         click.secho(f"{card.id} is kept as a candidate, not promoted:", bold=True)
         for reason in result.scorecard.get("reasons", ()):
             click.echo(f"  - {reason}")
+    if card.kind == "adapter" and not card.shares_batches:
+        click.echo(f"\nServed {ALONE['adapter']}.")
     click.echo(f"\nReport   {result.report}")
     click.echo(f"Serve    codetune serve            (then ask for model '{card.name}')")
     click.echo(f"Try it   codetune complete FILE --line N --model {card.id}")

@@ -56,6 +56,9 @@ def evaluate(
 ) -> Artifact:
     """Score both sides on the same samples and let the gate decide.
 
+    An adapter that was trained on top of another one is compared with that one, which its user
+    would have without it; the plain base is what the lower adapter's own scorecard tells of.
+
     A side's scores are an artifact of their own: the base's are shared by every run on the same
     dataset, and another forgetting limit or number of bootstrap draws costs no model time.
 
@@ -65,6 +68,8 @@ def evaluate(
     """
     bench = _Bench(dataset, base, run, options, progress)
     inputs = {"dataset": dataset.digest, "base": base.digest, "run": run.digest}
+    if base.parent is not None:
+        inputs["parent"] = base.parent.digest
     if options.general_bytes:
         inputs["general"] = general_digest()
 
@@ -73,7 +78,8 @@ def evaluate(
             "base": bench.scores("base", folder / "scores", inputs | {"run": ""}),
             "tuned": bench.scores("tuned", folder / "scores", inputs),
         }
-        scorecard = make_scorecard(bench.exam, sides["base"], sides["tuned"], options)
+        reference = base.parent.id if base.parent else ""
+        scorecard = make_scorecard(bench.exam, sides["base"], sides["tuned"], options, reference)
         write_json(partial / "scorecard.json", asdict(scorecard))
         _write_completions(partial / "completions.jsonl", bench.exam, sides)
         return {
@@ -146,7 +152,7 @@ class _Bench:
 
         def make(partial: Path) -> Mapping[str, Any]:
             start = time.monotonic()
-            model = self._base_model() if side == "base" else self._tuned_model()
+            model = self._lower_model() if side == "base" else self._tuned_model()
             answers = answer(model, self.renderer, self.exam, side, self.progress)
             write_json(partial / "answers.json", answers.as_json())
             return {"seconds": round(time.monotonic() - start, 3)}
@@ -175,14 +181,23 @@ class _Bench:
             self._model = model
         return self._model
 
+    def _lower_model(self) -> torch.nn.Module:
+        """What the tuned model stands on: the base, or the base with the parent's adapter."""
+        parent = self.base.parent
+        return self._base_model() if parent is None else self._with_adapter(parent.path)
+
     def _tuned_model(self) -> torch.nn.Module:
         """The tuned model; it takes the base's place in memory."""
+        folder = self.run / "model"
+        if (folder / "adapter_config.json").exists():
+            return self._with_adapter(folder)
+        self._model = None
+        return load_model(folder)
+
+    def _with_adapter(self, folder: Path) -> torch.nn.Module:
+        """The base with an adapter; the plain base is given up."""
         import torch
 
-        folder = self.run / "model"
-        if not (folder / "adapter_config.json").exists():
-            self._model = None
-            return load_model(folder)
         tuned: Any = load_adapter(self._base_model(), folder, base=self.base)
         self._model = None
         # In float32 a merged adapter's logits agree to 1e-6, in less time. In bf16 merging would

@@ -11,7 +11,7 @@ from typing import Any
 from codetune.artifacts import Artifact
 from codetune.errors import EvaluationError
 from codetune.evaluation.charts import MEASURES
-from codetune.evaluation.words import bytes_, count, duration, percent
+from codetune.evaluation.words import ALONE, bytes_, count, duration, percent
 from codetune.records import ModelCard
 
 EXAMPLES = 10
@@ -47,11 +47,17 @@ class Stages:
     run: Artifact
     evaluation: Artifact
     card: ModelCard
+    search: Artifact | None = None  # that chose the options of dataset and run
 
     @property
     def scorecard(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.evaluation.summary["scorecard"]
         return found
+
+    @property
+    def reference(self) -> str:
+        """What the tuned model is compared with: its base, or the adapter it stands on."""
+        return self.scorecard.get("reference") or short_name(self.card.base)
 
     @property
     def forgetting_limit(self) -> float:
@@ -68,15 +74,17 @@ def headline(stages: Stages) -> str:
     card, scorecard = stages.card, stages.scorecard
     base, tuned = (scorecard[side]["bits_per_byte"]["value"] for side in ("base", "tuned"))
     change = scorecard["change"]["bits_per_byte"]
+    lower = scorecard.get("reference")
+    against = f"{lower}, which it stands on" if lower else f"its base, {stages.reference}"
     name = f"{card.id} predicts code it has never seen from this repository"
     share = f"{100 * abs(tuned / base - 1):.0f} %"
     if change["high"] < 0:
-        sentence = f"{name} {share} better than its base, {short_name(card.base)}"
+        sentence = f"{name} {share} better than {against}"
     elif change["low"] > 0:
-        sentence = f"{name} {share} worse than its base, {short_name(card.base)}"
+        sentence = f"{name} {share} worse than {against}"
     else:
         files = count(scorecard["base"]["n"]["files"])
-        return f"{name} no better than its base, as far as {files} files can tell."
+        return f"{name} no better than {lower or 'its base'}, as far as {files} files can tell."
     exact = [scorecard[side]["fim_exact_match"] for side in ("base", "tuned")]
     if exact[0] is None:
         return f"{sentence}."
@@ -84,7 +92,7 @@ def headline(stages: Stages) -> str:
     hits = [round(side["value"] * prompts) for side in exact]
     return (
         f"{sentence}, and fills {hits[1]} of {prompts} gaps in it with exactly the code that "
-        f"was written there; the base fills {hits[0]}."
+        f"was written there; {lower or 'the base'} fills {hits[0]}."
     )
 
 
@@ -191,6 +199,7 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
     loss, validation = s.get("loss") or {}, s.get("validation") or {}
     facts = [
         ("Method", s.get("method")),
+        ("Served", None if stages.card.shares_batches else ALONE[stages.card.kind]),
         ("Parameters", _of(s.get("parameters"), count)),
         ("of these trained", _trained(s)),
         ("Tokens", _of(s.get("tokens"), count)),
@@ -292,6 +301,7 @@ def lineage_facts(stages: Stages) -> list[tuple[str, str]]:
     facts = [
         ("Model", card.id),
         ("Base", card.base),
+        ("Trained on top of", stages.scorecard.get("reference") or None),
         ("Base digest", card.base_digest),
         ("Repository", repository["name"]),
         ("Read from", repository["location"]),
@@ -331,7 +341,7 @@ def _trained(summary: Mapping[str, Any]) -> str | None:
 
 
 def options_yaml(stages: Stages, sections: Mapping[str, Sequence[str]]) -> str:
-    """The options that made this model, as a codetune.yaml."""
+    """The options that made this model, as a codetune.yaml; those of its search, if it had one."""
     import yaml
 
     artifacts = {
@@ -345,4 +355,7 @@ def options_yaml(stages: Stages, sections: Mapping[str, Sequence[str]]) -> str:
     for name, artifact in artifacts.items():
         derived = sections.get(name, ())
         values[name] = {k: v for k, v in artifact.config.items() if k not in derived}
+    if stages.search is not None:
+        for name in ("dataset", "training", "search"):
+            values[name] = dict(stages.search.config[name])
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from codetune import __version__
 from codetune.artifacts import Artifact
 from codetune.errors import EvaluationError
-from codetune.evaluation import facts, visible
+from codetune.evaluation import facts, searched, visible
 from codetune.evaluation.charts import loss_svg, scorecard_svg
 from codetune.evaluation.facts import Stages
 from codetune.evaluation.gate import FEWEST_FILES
@@ -39,13 +39,16 @@ def write_report(
     run: Artifact,
     evaluation: Artifact,
     card: ModelCard,
+    search: Artifact | None = None,
 ) -> Path:
     """Write report.html, report.md and their pictures into `folder`; returns the HTML's path.
+
+    `search` is the one that chose the options of the run.
 
     Raises:
         EvaluationError: the folder cannot be written.
     """
-    stages = Stages(collected, cleaned, dataset, run, evaluation, card)
+    stages = Stages(collected, cleaned, dataset, run, evaluation, card, search)
     content = _content(stages)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +56,12 @@ def write_report(
             folder / PICTURE,
             stages.scorecard,
             stages.forgetting_limit,
-            f"{card.id} against {_drawable(facts.short_name(card.base))}",
+            f"{card.id} against {_drawable(stages.reference)}",
         )
         if (run / CURVE).exists():
             shutil.copyfile(run / CURVE, folder / CURVE)
+        if search is not None:
+            shutil.copyfile(search / searched.PICTURE, folder / searched.PICTURE)
         _replace(folder / HTML, _render("report.html.j2", content, _html_value))
         content["curve"] = CURVE if (folder / CURVE).exists() else ""
         _replace(folder / MARKDOWN, _render("report.md.j2", content, _markdown_value))
@@ -79,8 +84,10 @@ def _content(stages: Stages) -> dict[str, Any]:
         "verdict": facts.verdict(stages),
         "reasons": stages.scorecard["reasons"],
         "scores": facts.score_rows(stages),
+        "lower": stages.scorecard.get("reference") or "base",
         "score_picture": scorecard_svg(stages.scorecard, stages.forgetting_limit),
         "loss_picture": loss_svg([json.loads(line) for line in lines]),
+        "search": searched.search_content(stages.search),
         "parts": facts.parts(stages),
         "fewest_files": FEWEST_FILES,
         "examples": facts.examples(stages),

@@ -14,9 +14,9 @@ from codetune.records import Score, Scorecard
 
 
 def make_scorecard(
-    exam: Exam, base: Answers, tuned: Answers, options: EvaluationOptions
+    exam: Exam, base: Answers, tuned: Answers, options: EvaluationOptions, reference: str = ""
 ) -> Scorecard:
-    """Compare the sides and pass the gate's verdict."""
+    """Compare the sides and pass the gate's verdict; `reference` as in the record."""
     found = comparisons(exam, base, tuned, options)
     counts = {
         "files": len({p.cluster for p in exam.passages}),
@@ -55,6 +55,7 @@ def make_scorecard(
         change={name: c.change for name, c in found.items() if c is not None},
         promoted=verdict.promoted,
         reasons=verdict.reasons,
+        reference=reference,
     )
 
 

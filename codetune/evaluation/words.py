@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+# How a model that shares no batches is served, by its kind.
+ALONE = {
+    "adapter": "alone: requests to a DoRA adapter share no batch with other adapters",
+    "full": "alone: a whole model of its own, beside the base in memory",
+}
+
 
 def count(number: float) -> str:
     """1234567 → "1,234,567"."""

@@ -29,6 +29,7 @@ from codetune.registry.files import (
     read_card_file,
     read_models,
 )
+from codetune.registry.searches import SEARCH, read_search, read_trials
 from codetune.registry.store import GONE, NEW, check_model, link_tree, locked, sync_tree
 
 COUNTERS = "versions.json"  # the last version number given to each name
@@ -144,10 +145,24 @@ class Registry:
             licences=lineage.licences(cleaned),
             metrics=scorecard,
             parents=(base.parent.id, base.name) if base.parent else (base.name,),
+            shares_batches=kind == "adapter" and bool(run.summary.get("shares_batches", True)),
         )
         origin = {"run": run.digest, "evaluation": evaluation.digest}
         with locked(self.root):
             return self._put(card, origin, run / MODEL)
+
+    def keep_search(self, card: ModelCard, search: Artifact) -> None:
+        """Keep the trials that led to a version beside it, as `search.json`.
+
+        Raises:
+            RegistryError: the search's folder is damaged.
+        """
+        write_json(self.folder(card) / SEARCH, {**search.summary, "all": read_trials(search.path)})
+
+    def search_of(self, card: ModelCard) -> Mapping[str, Any] | None:
+        """What `keep_search` kept: its summary, and under `all` every trial; None without one."""
+        file = self.folder(card) / SEARCH
+        return read_search(file) if card.kind != "base" and file.exists() else None
 
     def promote(self, ref: str) -> ModelCard:
         """Make a version the one that its name stands for, whatever the gate said.

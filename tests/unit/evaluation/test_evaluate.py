@@ -18,7 +18,7 @@ from codetune.evaluation.config import EvaluationOptions
 from codetune.evaluation.evaluate import evaluate
 from codetune.evaluation.likelihood import Passage, cut_windows
 from codetune.evaluation.samples import Gap
-from codetune.models.load import BaseModel, resolve_base
+from codetune.models.load import BaseModel, parent_of, resolve_base
 from codetune.models.prompts import Renderer
 from codetune.progress import Progress, Quiet, Task
 
@@ -59,6 +59,19 @@ def test_evaluates_both_sides(
     lines = (result / "completions.jsonl").read_text().splitlines()
     assert len(lines) == 12
     assert {"prefix", "suffix", "truth", "base", "tuned", "kind"} <= json.loads(lines[0]).keys()
+
+
+def test_an_adapter_on_an_adapter_is_compared_with_the_lower_one(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path
+) -> None:
+    plain = evaluate(dataset, base, run, OPTIONS, tmp_path, Progress())
+    parent = parent_of("team:1", run / "model", base)
+    card = evaluate(dataset, replace(base, parent=parent), run, OPTIONS, tmp_path, Progress())
+    alone, stacked = plain.summary["scorecard"], card.summary["scorecard"]
+    assert (alone["reference"], stacked["reference"]) == ("", "team:1")
+    # The run's own adapter serves as the parent: both sides are the same model then.
+    assert stacked["base"] == stacked["tuned"] == alone["tuned"] != alone["base"]
+    assert not stacked["promoted"]
 
 
 def labels(sink: list[str]) -> Progress:

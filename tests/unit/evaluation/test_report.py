@@ -155,6 +155,19 @@ def test_nothing_of_a_repository_becomes_markup(page: Page) -> None:
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
 
 
+def test_it_says_what_was_compared_with_and_what_is_served_alone(tmp_path: Path) -> None:
+    stages = made(tmp_path)
+    summary = dict(stages["evaluation"].summary)
+    summary["scorecard"] = {**summary["scorecard"], "reference": "team:1"}
+    evaluation = replace(stages["evaluation"], summary=summary)
+    alone = replace(stages["card"], method="dora", shares_batches=False)
+    html = write_report(tmp_path / "r", **stages | {"evaluation": evaluation, "card": alone})
+    for text in (html.read_text(), (html.parent / "report.md").read_text()):
+        assert "better than team:1, which it stands on" in text
+        assert "share no batch with other adapters" in text
+    assert "<th>team:1</th><th>tuned</th>" in html.read_text()
+
+
 def test_nothing_is_asked_for_from_elsewhere(page: Page) -> None:
     asked = [
         a for a in page.attributes if a[1] in ("src", "href", "action", "srcset", "xlink:href")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from codetune.artifacts import Artifact, home, run_stage
+from codetune.cli.main import cli
 from codetune.models.load import BaseModel
 from codetune.progress import Progress
 from codetune.records import ModelCard, Repository
@@ -53,6 +55,7 @@ def test_personal_adapter_on_the_teams(dataset: Artifact, base: BaseModel, tmp_p
     assert found.digest == base.digest and found.parent is not None
     assert found.parent.id == "team:1" == team.id
     card = register("mine", dataset, found, tmp_path, rank=2)
+    assert team.shares_batches and card.shares_batches
     assert card.parents == ("team:1", base.name)
     assert (card.kind, card.base, card.base_digest) == ("adapter", base.name, base.digest)
     served = Catalog(Registry(home()), "nano").resolve("mine")
@@ -69,7 +72,18 @@ def test_whole_model_is_a_base(dataset: Artifact, base: BaseModel, tmp_path: Pat
 
 def test_dora_is_served_alone(dataset: Artifact, base: BaseModel, tmp_path: Path) -> None:
     card = register("lengths", dataset, base, tmp_path, method="dora")
-    assert card.method == "dora"
+    assert card.method == "dora" and not card.shares_batches
+    assert Registry(home()).get("lengths") == card
+    shown = CliRunner().invoke(cli, ["show", "lengths"])
+    assert "share no batch" in shown.output
+    listed = CliRunner().invoke(cli, ["models"])
+    assert "Served alone" in listed.output and "lengths:1." in listed.output
+    (entry,) = [
+        model
+        for model in json.loads(CliRunner().invoke(cli, ["models", "--json"]).output)["models"]
+        if model["id"] == "lengths:1"
+    ]
+    assert entry["shares_batches"] is False
     assert not is_stackable(Catalog(Registry(home()), "nano").resolve("lengths").folder)
 
 
