@@ -7,12 +7,17 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codetune.errors import RegistryError, UnservableModelError, nearest
+from codetune.errors import LoginError, RegistryError, UnservableModelError, nearest
 from codetune.models.load import EMBEDDED, BaseModel, resolve_base
 from codetune.records import ModelCard
 from codetune.registry.cards import Registry
 from codetune.serving.engine import Servable
+
+if TYPE_CHECKING:
+    from codetune.registry.access import Actor
+    from codetune.registry.ownership import Owners
 
 _FRESH = 2.0  # seconds for which what was read from the registry is believed
 
@@ -29,27 +34,33 @@ class Listed:
 
 
 class Catalog:
-    """The registry's models and the base, read again when they may have changed."""
+    """The registry's models and the base, read again when they may have changed.
 
-    def __init__(self, registry: Registry, base: str) -> None:
+    With `owners`, everybody sees their own models and those that are shared with them; without,
+    whoever asks sees all of them.
+    """
+
+    def __init__(self, registry: Registry, base: str, owners: Owners | None = None) -> None:
         self._registry = registry
         self._base_name = base
+        self._owners = owners
         self._lock = threading.Lock()
         self._read_at = 0.0
         self._cards: list[ModelCard] = []
         self._bases: dict[str, BaseModel] = {}
 
-    def listed(self) -> list[Listed]:
-        """The base, then each name (its newest promoted version) and each version."""
+    def visible_models(self, actor: Actor | None) -> list[Listed]:
+        """The bases, then each name (its newest promoted version) and each version.
+
+        Raises:
+            LoginError: nobody asks, and the models have owners.
+        """
         cards = self._fresh_cards()
-        tuned = [card for card in cards if card.kind != "base"]
-        names = {label_of(self._base_name): self._base_name} | {
-            label_of(card.base): card.base for card in cards if card.kind == "base"
-        }
+        tuned = self._visible(actor, [card for card in cards if card.kind != "base"])
         created = {card.base: _seconds(card.created) for card in cards if card.kind == "base"}
         entries = [
-            Listed(label, label, "base", None, created.get(name, 0))
-            for label, name in names.items()
+            Listed(label_of(name), label_of(name), "base", None, created.get(name, 0))
+            for name in self._base_names(cards, tuned)
         ]
         for name in sorted({card.name for card in tuned}):
             versions = [card for card in tuned if card.name == name]
@@ -59,29 +70,59 @@ class Catalog:
                 entries.append(Listed(card_id, card.id, card.kind, label_of(card.base), seconds))
         return entries
 
-    def resolve(self, name: str | None) -> Servable:
+    def resolve_model(self, actor: Actor | None, name: str | None) -> Servable:
         """The model called `name`, or the default one for None.
 
+        What a user saved as "shop" is "ada/shop" to others; she may leave out her own name.
+
         Raises:
-            RegistryError: there is no such model.
+            RegistryError: there is no such model, or not for this actor.
+            LoginError: nobody asks, and the models have owners.
             UnservableModelError: its base is another one than it was tuned on.
             ModelError: its base cannot be used.
         """
         cards = self._fresh_cards()
         tuned = [card for card in cards if card.kind != "base"]
         if name is None:
-            promoted = [card for card in tuned if card.promoted]
+            promoted = self._visible(actor, [card for card in tuned if card.promoted])
             if not promoted:
                 return self._serve_base(self._base_name)
             return self._serve(max(promoted, key=lambda card: card.created))
-        for base in (self._base_name, *(card.base for card in cards if card.kind == "base")):
-            if name in (base, label_of(base)):
-                return self._serve_base(base)
-        found = [card for card in tuned if name in (card.id, card.name)]
-        if not found:
-            known = {entry.id for entry in self.listed()}
-            raise RegistryError(f"There is no model '{name}'.", advice=nearest(name, known))
-        return self._serve(_newest(found))
+        bases = {self._base_name, *(card.base for card in cards if card.kind == "base")}
+        if any(name in (base, label_of(base)) for base in bases):
+            for base in self._base_names(cards, self._visible(actor, tuned)):
+                if name in (base, label_of(base)):
+                    return self._serve_base(base)
+        for called in (name, f"{actor.name}/{name}" if actor else name):
+            named = [card for card in tuned if called in (card.id, card.name)]
+            if found := self._visible(actor, named):
+                return self._serve(_newest(found))
+        known = {entry.id for entry in self.visible_models(actor)}
+        raise RegistryError(f"There is no model '{name}'.", advice=nearest(name, known))
+
+    def listed(self) -> list[Listed]:
+        """`visible_models` where models have no owners."""
+        return self.visible_models(None)
+
+    def resolve(self, name: str | None) -> Servable:
+        """`resolve_model` where models have no owners."""
+        return self.resolve_model(None, name)
+
+    def _visible(self, actor: Actor | None, cards: list[ModelCard]) -> list[ModelCard]:
+        """Those of the tuned models `cards` that the actor may ask."""
+        if self._owners is None:
+            return cards
+        if actor is None:
+            raise LoginError("Log in to see models.")
+        names = self._owners.visible(actor, {card.name for card in cards}) if cards else set()
+        return [card for card in cards if card.name in names]
+
+    def _base_names(self, cards: list[ModelCard], visible: list[ModelCard]) -> list[str]:
+        """The served base, the embedded ones, and those of the models that are visible."""
+        named = [card.base for card in cards if card.kind == "base"]
+        used = {card.base for card in visible}
+        shown = [n for n in named if self._owners is None or n in EMBEDDED or n in used]
+        return list({label_of(name): name for name in (self._base_name, *shown)}.values())
 
     def _serve(self, card: ModelCard) -> Servable:
         base = self._base(card.base)
@@ -111,12 +152,17 @@ class Catalog:
             return self._bases[name]
 
     def is_fresh(self) -> bool:
-        """Whether the next look costs no reading of files."""
+        """Whether the next look costs no reading of files, nor asking the database."""
+        if self._owners is not None:
+            return False
+        return self._has_read()
+
+    def _has_read(self) -> bool:
         return bool(self._read_at) and time.monotonic() - self._read_at <= _FRESH
 
     def _fresh_cards(self) -> list[ModelCard]:
         with self._lock:
-            if not self.is_fresh():
+            if not self._has_read():
                 self._cards = self._registry.list()
                 self._read_at = time.monotonic()
             return self._cards
