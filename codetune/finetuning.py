@@ -148,9 +148,14 @@ class PEFTAdapterManager:
         """
         import torch
 
+        from codetune.models.seq2seq import Marks
+
         model, renderer = self._loaded()
         ids = renderer.chat([{"role": _ROLE, "content": prompt}], add_generation_prompt=True)
-        given = torch.tensor([ids[-self.config.max_length :]], device=model.device)
+        ids = ids[-self.config.max_length :]
+        if model.config.is_encoder_decoder:
+            ids = Marks.of(model.config).source(ids)  # as in training
+        given = torch.tensor([ids], device=model.device)
         with torch.inference_mode():
             answer = model.generate(
                 input_ids=given,

@@ -21,6 +21,7 @@ from codetune.evaluation.samples import (
     held_out_passages,
 )
 from codetune.evaluation.scorecard import breakdown, make_scorecard
+from codetune.models.architecture import is_seq2seq
 from codetune.models.load import (
     BaseModel,
     device_and_dtype,
@@ -29,6 +30,7 @@ from codetune.models.load import (
     read_json,
 )
 from codetune.models.prompts import Renderer
+from codetune.models.seq2seq import USUAL_WINDOW
 from codetune.progress import Progress
 
 if TYPE_CHECKING:
@@ -170,15 +172,7 @@ class _Bench:
 
     def _base_model(self) -> torch.nn.Module:
         if self._model is None:
-            model: Any = load_model(self.base.path)
-            if model.config.is_encoder_decoder:
-                raise EvaluationError(
-                    f"'{self.base.name}' is an encoder with a decoder, which the scorecard does "
-                    "not know how to ask.",
-                    advice="The run is kept (codetune train); ask it from Python: "
-                    "codetune.PEFTAdapterManager.",
-                )
-            self._model = model
+            self._model = load_model(self.base.path)
         return self._model
 
     def _lower_model(self) -> torch.nn.Module:
@@ -213,6 +207,8 @@ def _model_window(base: BaseModel) -> int:
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if isinstance(config.get(name), int):
             return int(config[name])
+    if is_seq2seq(config):
+        return USUAL_WINDOW
     raise EvaluationError(
         f"The config of the base '{base.name}' does not say how long its window is.",
         advice="Set evaluation.window.",

@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codetune.models.prompts import Renderer
+from codetune.models.seq2seq import target_logits
 from codetune.progress import Progress
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ def _window_nats(model: torch.nn.Module, batch: Sequence[Window]) -> list[float]
     """
     import torch
 
+    whole: Any = model
+    if whole.config.is_encoder_decoder:
+        return _target_nats(model, batch)
     device = next(model.parameters()).device
     width = len(batch[0].tokens)
     first = min(row.scored for row in batch)
@@ -131,3 +135,23 @@ def _window_nats(model: torch.nn.Module, batch: Sequence[Window]) -> list[float]
         sums = torch.zeros(len(batch), dtype=torch.float64, device=device)
         rows = mark.nonzero()[:, 0]
         return list(map(float, sums.index_add(0, rows, nats.double()).tolist()))
+
+
+def _target_nats(model: torch.nn.Module, batch: Sequence[Window]) -> list[float]:
+    """The same of an encoder with a decoder: what is given goes in, what is scored comes out."""
+    import torch
+
+    sources = [row.tokens[: row.scored] for row in batch]
+    targets = [row.tokens[row.scored :] for row in batch]
+    with torch.inference_mode():
+        logits = target_logits(model, sources, targets)
+        return [
+            float(
+                torch.nn.functional.cross_entropy(
+                    logits[number, : len(target)].float(),
+                    torch.tensor(target, device=logits.device),
+                    reduction="sum",
+                )
+            )
+            for number, target in enumerate(targets)
+        ]

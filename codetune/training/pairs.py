@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codetune.models.linear_loss import IGNORE
+from codetune.models.seq2seq import Marks
 from codetune.training.batches import Batch
 
 
@@ -41,12 +42,7 @@ class PairObjective:
         self.model = model
         self.causal: Any = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
         self.vocabulary = int(self.causal.get_input_embeddings().weight.shape[0])
-        config = self.causal.config
-        start = config.decoder_start_token_id
-        self._start = int(config.pad_token_id or 0) if start is None else int(start)
-        self._pad = int(config.pad_token_id or 0)
-        end = config.eos_token_id
-        self._end: int | None = end if isinstance(end, int) else None
+        self._marks = Marks.of(self.causal.config)
 
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
         """Summed cross-entropy in nats over `divisor` (default: the number of labels)."""
@@ -98,17 +94,12 @@ class PairObjective:
             document, loss = ids[start : start + length], carries[start : start + length]
             cut = _cut(document, loss)
             if cut is not None:
-                sources.append(self._source(document[:cut]))
+                sources.append(torch.tensor(self._marks.source(document[:cut].tolist())))
                 targets.append(document[cut:])
                 losses.append(loss[cut:])
                 weighed.append(weights[start + cut : start + length])
             start += length
         return self._padded(sources, targets, losses, weighed, batch)
-
-    def _source(self, ids: Tensor) -> Tensor:
-        if self._end is None or int(ids[-1]) == self._end:
-            return ids
-        return torch.cat([ids, torch.tensor([self._end])])
 
     def _padded(
         self,
@@ -119,19 +110,19 @@ class PairObjective:
         batch: Batch,
     ) -> Pairs:
         device = batch.input_ids.device
-        pad = nn.utils.rnn.pad_sequence
+        pad, marks = nn.utils.rnn.pad_sequence, self._marks
         if not sources:
             none = torch.zeros((0, 1), dtype=torch.long, device=device)
             return Pairs(none, none, none, none, None)
-        inputs = [torch.cat([torch.tensor([self._start]), target[:-1]]) for target in targets]
+        inputs = [torch.cat([torch.tensor([marks.start]), target[:-1]]) for target in targets]
         labels = [
             torch.where(loss, target, IGNORE) for target, loss in zip(targets, losses, strict=True)
         ]
         mask = [torch.ones(len(source), dtype=torch.long) for source in sources]
         return Pairs(
-            sources=pad(sources, True, self._pad).to(device),
+            sources=pad(sources, True, marks.pad).to(device),
             mask=pad(mask, True, 0).to(device),
-            inputs=pad(inputs, True, self._pad).to(device),
+            inputs=pad(inputs, True, marks.pad).to(device),
             labels=pad(labels, True, IGNORE).to(device),
             weights=None if batch.weights is None else pad(weights, True, 0.0).to(device),
         )
