@@ -27,8 +27,34 @@ class ServingOptions(Options):
         "parameters on a CPU (exact, and as fast), else bfloat16.",
     )
     weights_gb: float = option(
-        8.0, gt=0, description="Memory for weights; the least recently used models leave first."
+        8.0,
+        gt=0,
+        description="Memory for bases and models tuned in full; the least recently used leave "
+        "first.",
+    )
+    adapters_gb: float = option(
+        2.0, gt=0, description="Memory for adapters; the least recently used leave first."
+    )
+    idle_minutes: float = option(
+        30.0,
+        ge=0,
+        description="An adapter that nobody has used for so long leaves memory; it comes back "
+        "from disk when it is asked for. 0: never.",
     )
     cache_gb: float = option(
-        2.0, gt=0, description="Memory for the keys and values of running answers, per model."
+        2.0,
+        gt=0,
+        description="Memory for the keys and values of running answers, per model. What they "
+        "leave free holds those of earlier answers, so that their tenant's next request goes on "
+        "from there.",
+    )
+    reuse_prefixes: bool = option(
+        True,
+        description="Go on from what a tenant's earlier requests had read; never from another "
+        "tenant's.",
+    )
+    drain_seconds: float = option(
+        0.5,
+        ge=0,
+        description="Seconds that answers under way have to end when the server is stopped.",
     )

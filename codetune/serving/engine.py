@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from codetune.models.load import BaseModel
 from codetune.models.prompts.templates import TEMPLATE_FILE
+from codetune.serving.stats import EngineStats
 
 FinishReason = Literal["stop", "length"]
 
@@ -65,6 +66,7 @@ class Job:
     decode: Callable[[Sequence[int]], str]
     stream: bool = True  # False: one piece at the end is enough
     deadline: float = 120.0  # seconds from submission
+    tenant: str = ""  # who asks: shares of the queue are fair, and nothing read is lent to others
 
 
 @dataclass(frozen=True)
@@ -123,5 +125,8 @@ class Engine(Protocol):
     def busy(self) -> dict[str, int]:
         """How many answers are `running` and `waiting`."""
 
-    def close(self) -> None:
-        """Break off what runs and free everything; returns within about a second."""
+    def stats(self) -> EngineStats:
+        """What has been counted, and how things stand."""
+
+    def close(self, drain: float = 0.0) -> None:
+        """Take no more jobs, give those under way `drain` seconds, break off the rest; blocks."""

@@ -55,6 +55,11 @@ class KeyValueCache:
         for layer in self.layers:
             layer[target, :length] = layer[source, :length]
 
+    def fill(self, row: int, values: torch.Tensor) -> None:
+        """Write the first tokens of a row: [layers, tokens, 2 × kv_width]."""
+        for layer, stored in zip(self.layers, values, strict=True):
+            layer[row, : len(stored)] = stored
+
     def release(self) -> None:
         """Give the memory back; nothing may be running."""
         self.layers, self.rows, self.capacity = [], 0, 0
@@ -91,16 +96,21 @@ class Prefill:
 
 
 class Decode:
-    """Attention of one new token of each running sequence; `positions` are their places."""
+    """Attention of one new token of each running sequence.
 
-    def __init__(self, cache: KeyValueCache, positions: list[int]) -> None:
+    `rows` are the sequences' rows, 0 … n-1 in any order; `positions` are the tokens' places.
+    """
+
+    def __init__(self, cache: KeyValueCache, rows: list[int], positions: list[int]) -> None:
         self.cache = cache
         self.count, self.length = len(positions), max(positions) + 1
         self.positions = torch.tensor(positions, device=cache.device)
-        self.rows = torch.arange(self.count, device=cache.device)
+        self.rows = torch.tensor(rows, device=cache.device)
+        self.by_row = None if rows == sorted(rows) else self.rows.argsort()
         self.mask: torch.Tensor | None = None
         if min(positions) + 1 < self.length:
-            ahead = torch.arange(self.length, device=cache.device) > self.positions[:, None]
+            places = self.positions if self.by_row is None else self.positions[self.by_row]
+            ahead = torch.arange(self.length, device=cache.device) > places[:, None]
             mask = torch.zeros(self.count, self.length, dtype=cache.dtype, device=cache.device)
             self.mask = mask.masked_fill_(ahead, float("-inf"))[:, None, None]
 
@@ -112,9 +122,12 @@ class Decode:
         stored = self.cache.layers[layer][: self.count, : self.length]
         stored = stored.view(self.count, self.length, 2, shape.kv_heads, -1)
         keys, values = stored.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.by_row is not None:
+            queries = queries[self.by_row]
         # The query heads that share a key head stand where a sequence of queries would.
         grouped = queries.view(self.count, shape.kv_heads, -1, shape.head_size)
         result = torch.nn.functional.scaled_dot_product_attention(
             grouped, keys, values, attn_mask=self.mask
         )
-        return result.reshape(self.count, -1)
+        result = result.reshape(self.count, -1)
+        return result if self.by_row is None else result[self.rows]

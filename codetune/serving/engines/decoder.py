@@ -23,7 +23,7 @@ from codetune.serving.engines.linear import AddLinear, Linear, add_linear, linea
 from codetune.serving.engines.shape import Shape
 
 if TYPE_CHECKING:
-    from codetune.serving.engines.lora import LayerLora, Mix
+    from codetune.serving.engines.bank import Mix
 
 
 class Attention(Protocol):
@@ -55,30 +55,29 @@ class Layer:
         x: torch.Tensor,
         turns: torch.Tensor,
         attention: Attention,
-        lora: LayerLora | None,
         mix: Mix | None,
     ) -> torch.Tensor:
         """[rows, hidden] → [rows, hidden]; `turns` are the rows' complex rotations."""
         shape = self.shape
         y = torch.rms_norm(x, (shape.hidden,), self.norm, shape.epsilon)
         qkv = self.qkv(y)
-        if lora is not None:
-            qkv = lora.qkv(y, qkv, mix)
+        if mix is not None:
+            qkv = mix.add(number, "qkv", y, qkv)
         self._rotate(qkv, turns)
         width = shape.query_width
         attention.keep(number, qkv[:, width:])
         y = attention.attend(number, qkv[:, :width])
         x = self.out(y, x)
-        if lora is not None:
-            x = lora.out(y, x, mix)
+        if mix is not None:
+            x = mix.add(number, "out", y, x)
         y = torch.rms_norm(x, (shape.hidden,), self.mlp_norm, shape.epsilon)
         gate_up = self.gate_up(y)
-        if lora is not None:
-            gate_up = lora.gate_up(y, gate_up, mix)
+        if mix is not None:
+            gate_up = mix.add(number, "gate_up", y, gate_up)
         gate, up = gate_up.chunk(2, -1)
         y = torch.nn.functional.silu(gate).mul_(up)
         x = self.down(y, x)
-        return x if lora is None else lora.down(y, x, mix)
+        return x if mix is None else mix.add(number, "down", y, x)
 
     def _rotate(self, qkv: torch.Tensor, turns: torch.Tensor) -> None:
         """Turn queries and keys in place by their positions."""
@@ -131,7 +130,6 @@ class Decoder:
         ids: torch.Tensor,
         positions: torch.Tensor,
         attention: Attention,
-        loras: list[LayerLora] | None = None,
         mix: Mix | None = None,
         *,
         last_only: bool = False,
@@ -140,8 +138,7 @@ class Decoder:
         x = self.embedding[ids]
         turns = self.turns[positions]
         for number, layer in enumerate(self.layers):
-            lora = loras[number] if loras is not None else None
-            x = layer(number, x, turns, attention, lora, mix)
+            x = layer(number, x, turns, attention, mix)
         if last_only:
             x = x[-1:]
         x = torch.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.epsilon)

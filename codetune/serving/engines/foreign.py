@@ -1,21 +1,25 @@
 """Architectures and adapters that the lean decoder does not compute, through transformers.
 
 Every sequence has its own cache and its own forward pass: nothing is gained by batching, but
-any causal language model that transformers knows, and any LoRA that PEFT knows, is served.
+any language model that transformers knows, and any LoRA that PEFT knows, is served. Of an
+encoder with a decoder (T5) the prompt is the encoder's, and the answer the decoder's.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codetune.errors import BadRequestError, ModelError
-from codetune.models.load import BaseModel, load_adapter, load_model
-from codetune.serving.engines.runner import STRETCH
+from codetune.errors import BadRequestError
+from codetune.models.load import BaseModel, check_adapter, load_adapter, load_model
+from codetune.models.seq2seq import Marks
+from codetune.serving.engines.lora import WEIGHTS
+from codetune.serving.engines.runner import STRETCH, Usage
 from codetune.serving.engines.sequence import Sequence
 
 
@@ -31,28 +35,37 @@ class TransformersRunner:
         rows: int,
         cache_bytes: int,
     ) -> None:
-        model: Any = load_model(folder, dtype=dtype, device=device)
-        if model.config.is_encoder_decoder:
-            raise ModelError(
-                f"{folder} holds an encoder with a decoder, which the server does not run.",
-                advice="It can be tuned and asked from Python: codetune.PEFTAdapterManager.",
-            )
-        self._model: Any = model
+        self._model: Any = load_model(folder, dtype=dtype, device=device)
+        config = self._model.config
+        self._marks = Marks.of(config) if config.is_encoder_decoder else None
         self._device, self._most_rows, self._cache_bytes = device, rows, cache_bytes
-        self._token_bytes = _token_bytes(model.config.get_text_config(), dtype)
+        self._token_bytes = _token_bytes(config.get_text_config(), dtype)
         self._adapters: dict[str, str] = {}  # folder → PEFT's name
         self._caches: dict[Sequence, Any] = {}
+        self._encoded: dict[Sequence, Any] = {}  # what the encoder made of the prompt
         self._lock = threading.Lock()  # adapters are loaded in another thread
-
-    @property
-    def bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self._model.parameters())
 
     @property
     def adapters(self) -> list[str]:
         return list(self._adapters)
 
+    def usage(self) -> Usage:
+        with self._lock:
+            sizes = [
+                (".lora_" in name, parameter.numel() * parameter.element_size())
+                for name, parameter in self._model.named_parameters()
+            ]
+        adapters = sum(size for tuned, size in sizes if tuned)
+        cache = sum(sequence.cached for sequence in list(self._caches)) * self._token_bytes
+        return Usage(sum(size for _, size in sizes) - adapters, adapters, cache, 0)
+
+    def measure(self, folder: Path, base: BaseModel) -> int:
+        check_adapter(folder, base=base)
+        return (folder / WEIGHTS).stat().st_size
+
     def load_adapter(self, folder: Path, base: BaseModel) -> None:
+        if str(folder) in self._adapters:  # the last one, which could not be dropped
+            return
         name = f"adapter{len(self._adapters)}"
         while name in self._adapters.values():
             name += "_"
@@ -74,13 +87,20 @@ class TransformersRunner:
             )
         if len(self._caches) >= self._most_rows or tokens * self._token_bytes > self._cache_bytes:
             return False
-        from transformers import DynamicCache
+        from transformers import DynamicCache, EncoderDecoderCache
 
-        self._caches[sequence] = DynamicCache()
+        cache: Any = DynamicCache()
+        if self._marks is not None:
+            cache = EncoderDecoderCache(cache, DynamicCache())
+        self._caches[sequence] = cache
         return True
 
     def prefill(self, sequence: Sequence) -> torch.Tensor | None:
         start, total = sequence.cached, len(sequence.ids)
+        if self._marks is not None:
+            self._encode(sequence, self._marks.source(sequence.ids))
+            sequence.cached = total
+            return self._forward(sequence, [self._marks.start])
         end = min(total, start + STRETCH)
         logits = self._forward(sequence, sequence.ids[start:end])
         sequence.cached = end
@@ -93,11 +113,30 @@ class TransformersRunner:
             sequence.cached += 1
         return torch.cat(rows)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence, *, keep: bool) -> None:
         del self._caches[sequence]
+        self._encoded.pop(sequence, None)
+
+    def _encode(self, sequence: Sequence, ids: list[int]) -> None:
+        with self._weights_of(sequence):
+            given = torch.tensor([ids], device=self._device)
+            self._encoded[sequence] = self._model.get_encoder()(input_ids=given)
 
     def _forward(self, sequence: Sequence, ids: list[int]) -> torch.Tensor:
         """Logits [1, vocabulary] after the last of `ids`."""
+        tokens = torch.tensor([ids], device=self._device)
+        if self._marks is None:
+            given = {"input_ids": tokens, "logits_to_keep": 1}
+        else:
+            given = {"decoder_input_ids": tokens, "encoder_outputs": self._encoded[sequence]}
+        with self._weights_of(sequence):
+            output = self._model(**given, past_key_values=self._caches[sequence], use_cache=True)
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+    @contextmanager
+    def _weights_of(self, sequence: Sequence) -> Iterator[None]:
+        """The model with the sequence's adapter, or with none."""
         with self._lock:
             off: Any = nullcontext()
             if sequence.adapter:
@@ -105,14 +144,7 @@ class TransformersRunner:
             elif self._adapters:
                 off = self._model.disable_adapter()
             with off:
-                output = self._model(
-                    input_ids=torch.tensor([ids], device=self._device),
-                    past_key_values=self._caches[sequence],
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
+                yield
 
 
 def _token_bytes(config: Any, dtype: torch.dtype) -> int:

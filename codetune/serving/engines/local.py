@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
@@ -30,6 +31,8 @@ from codetune.serving.engines.pool import ModelPool
 from codetune.serving.engines.runner import STRETCH
 from codetune.serving.engines.sampling import Chosen, choose
 from codetune.serving.engines.sequence import Sequence
+from codetune.serving.engines.waiting import WaitingQueue
+from codetune.serving.stats import EngineStats
 
 _log = logging.getLogger(__name__)
 _PROMPT_TOKENS = 2 * STRETCH  # read per round while answers are running
@@ -37,6 +40,8 @@ _PROMPT_TOKENS = 2 * STRETCH  # read per round while answers are running
 # and every delivery costs the event loop as much as several tokens cost the model.
 _PACE = 0.01
 _LOADING_POLL = 0.01  # seconds between looks at a model that is being loaded
+_IDLE_POLL = 5.0  # seconds between looks at adapters that nobody uses
+_DRAIN_POLL = 0.02  # seconds
 
 
 class LocalEngine:
@@ -45,12 +50,13 @@ class LocalEngine:
     def __init__(self, options: ServingOptions | None = None) -> None:
         self._options = options or ServingOptions()
         self._pool = ModelPool(self._options)
-        self._inbox: deque[Sequence] = deque()
-        self._waiting: list[Sequence] = []  # with the scheduler, without a place
+        self._stats = EngineStats()
+        self._queue = WaitingQueue(self._options.max_waiting)
         self._reading: list[Sequence] = []  # with a place, prompt not read
         self._running: list[Sequence] = []
-        self._wake = threading.Condition()
-        self._closed = False
+        self._wake = threading.Condition()  # its lock is the queue's, too
+        self._has_news = False  # somebody came since the last round
+        self._closing = self._closed = False
         self._delivered = 0.0  # when, on the monotonic clock
         self._thread = threading.Thread(target=self._loop, name="codetune-engine", daemon=True)
         self._thread.start()
@@ -58,18 +64,20 @@ class LocalEngine:
     def submit(self, jobs: Iterable[Job]) -> list[Sequence]:
         sequences = [Sequence(job) for job in jobs]
         with self._wake:
-            if self._closed:
+            if self._closing:
                 raise ServingError("The server is shutting down.")
-            waiting = len(self._inbox) + len(self._waiting)
-            if waiting >= self._options.max_waiting:
-                raise OverloadedError(
-                    f"{waiting} requests are waiting already.",
-                    retry_after=2,
-                    advice="Ask again a little later.",
-                )
-            # What is checked is the queue before: a request for many answers fits an idle server.
-            self._inbox.extend(sequences)
+            self._stats.submitted += len(sequences)
+            try:
+                displaced = self._queue.add(sequences)
+            except OverloadedError:
+                self._stats.refused += len(sequences)
+                raise
+            self._has_news = True
             self._wake.notify()
+        for sequence, error in displaced:
+            self._stats.refused += 1
+            sequence.fail(error)
+        self._deliver([sequence for sequence, _ in displaced])
         return sequences
 
     def load(self, model: Servable) -> None:
@@ -79,13 +87,34 @@ class LocalEngine:
         """How many answers are running and waiting."""
         return {
             "running": len(self._running) + len(self._reading),
-            "waiting": len(self._inbox) + len(self._waiting),
+            "waiting": len(self._queue),
         }
 
-    def close(self) -> None:
+    def stats(self) -> EngineStats:
+        models, adapters, usages = self._pool.usage()
+        busy = self.busy()
+        return replace(
+            self._stats,
+            running=busy["running"],
+            waiting=busy["waiting"],
+            models=models,
+            adapters=adapters,
+            adapter_loads=self._pool.loads,
+            adapter_evictions=self._pool.evictions,
+            weights_bytes=sum(usage.weights for usage in usages),
+            adapters_bytes=sum(usage.adapters for usage in usages),
+            cache_bytes=sum(usage.cache for usage in usages),
+            prefix_bytes=sum(usage.prefixes for usage in usages),
+        )
+
+    def close(self, drain: float = 0.0) -> None:
         with self._wake:
+            self._closing = True
+            until = time.monotonic() + drain
+            while any(self.busy().values()) and (left := until - time.monotonic()) > 0:
+                self._wake.wait(min(left, _DRAIN_POLL))
             self._closed = True
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join(timeout=2)
         self._pool.close()
 
@@ -105,13 +134,10 @@ class LocalEngine:
 
     def _sleep_until_needed(self) -> None:
         with self._wake:
-            while not (self._inbox or self._reading or self._running or self._closed):
-                if self._waiting:
-                    self._wake.wait(_LOADING_POLL)
-                    break
-                self._wake.wait()
-            while self._inbox:
-                self._waiting.append(self._inbox.popleft())
+            if not (self._reading or self._running or self._has_news or self._closed):
+                # Who waits while nothing runs waits for a model that is being loaded.
+                self._wake.wait(_LOADING_POLL if self._queue else _IDLE_POLL)
+            self._has_news = False
 
     def _round(self) -> None:
         self._sweep()
@@ -129,20 +155,28 @@ class LocalEngine:
     def _sweep(self) -> None:
         """Let go of answers that nobody waits for, and of those that took too long."""
         now = time.monotonic()
-        for sequence in [*self._waiting, *self._reading, *self._running]:
+        with self._wake:
+            waiting = list(self._queue)
+        for sequence in [*waiting, *self._reading, *self._running]:
             if sequence.cancelled:
+                self._stats.cancelled += 1
                 self._leave(sequence)
             elif now > sequence.ends_at:
                 seconds = sequence.job.deadline
+                self._stats.late += 1
                 self._leave(
                     sequence, DeadlineError(f"The answer was not ready within {seconds:g} s.")
                 )
+        self._pool.evict_idle()
 
     def _schedule(self) -> None:
-        """Give places to those who wait, in their order, and read their prompts."""
+        """Give places to those who wait, tenants in turn, and read their prompts."""
         left = _PROMPT_TOKENS
         blocked: set[int] = set()
-        for sequence in [*self._reading, *self._waiting]:
+        places = Counter(sequence.job.tenant for sequence in [*self._reading, *self._running])
+        with self._wake:
+            waiting = self._queue.order(places)
+        for sequence in [*self._reading, *waiting]:
             if left <= 0:
                 return
             try:
@@ -150,6 +184,7 @@ class LocalEngine:
                     continue
                 left -= self._read(sequence, left)
             except CodetuneError as error:
+                self._stats.failed += 1
                 self._leave(sequence, error)
 
     def _place(self, sequence: Sequence, blocked: set[int]) -> bool:
@@ -167,8 +202,18 @@ class LocalEngine:
             self._pool.release(model)
             return False
         sequence.runner = runner
-        self._waiting.remove(sequence)
+        with self._wake:
+            if sequence not in self._queue:  # it has just made room for another tenant's
+                runner.remove(sequence, keep=False)
+                sequence.runner = None
+                self._pool.release(model)
+                return False
+            self._queue.discard(sequence)
         self._reading.append(sequence)
+        self._stats.queue_wait.add(time.monotonic() - sequence.submitted)
+        self._stats.prompt_tokens += len(sequence.job.prompt)
+        self._stats.reused_tokens += sequence.reused
+        self._stats.prefix_hits += sequence.reused > 0
         return True
 
     def _read(self, sequence: Sequence, left: int) -> int:
@@ -182,6 +227,7 @@ class LocalEngine:
                     raise ServingError(f"'{sequence.job.model.id}' gives numbers that are none.")
                 self._reading.remove(sequence)
                 self._running.append(sequence)
+                self._stats.first_token.add(time.monotonic() - sequence.submitted)
                 self._take(sequence, choose(logits, [sequence.sampler])[0])
                 break
         return sequence.cached - start
@@ -190,6 +236,8 @@ class LocalEngine:
         """One more token for all sequences of one runner."""
         runner = sequences[0].runner
         assert runner is not None
+        self._stats.steps += 1
+        self._stats.batch.add(len(sequences))
         logits = runner.decode(sequences)
         for sequence, chosen in zip(
             sequences, choose(logits, [s.sampler for s in sequences]), strict=True
@@ -197,16 +245,23 @@ class LocalEngine:
             self._take(sequence, chosen)
 
     def _take(self, sequence: Sequence, chosen: Chosen) -> None:
+        self._stats.answer_tokens += 1
         if sequence.accept(chosen):
+            self._stats.finished += 1
+            self._stats.answer_time.add(time.monotonic() - sequence.submitted)
             self._leave(sequence)
 
     def _leave(self, sequence: Sequence, error: BaseException | None = None) -> None:
         """Free a sequence's place, and tell its listener why if it broke off."""
-        for group in (self._waiting, self._reading, self._running):
+        with self._wake:
+            self._queue.discard(sequence)
+            self._queue.ended()
+        for group in (self._reading, self._running):
             if sequence in group:
                 group.remove(sequence)
         if sequence.runner is not None:
-            sequence.runner.remove(sequence)
+            # What was read before an error may be what the error comes from.
+            sequence.runner.remove(sequence, keep=error is None or isinstance(error, DeadlineError))
             sequence.runner = None
             self._pool.release(sequence.job.model)
         if error is not None:
@@ -215,9 +270,9 @@ class LocalEngine:
 
     def _break_off(self, error: ServingError) -> None:
         with self._wake:
-            self._waiting += self._inbox
-            self._inbox.clear()
-        for sequence in [*self._waiting, *self._reading, *self._running]:
+            waiting = list(self._queue)
+        for sequence in [*waiting, *self._reading, *self._running]:
+            self._stats.failed += 1
             self._leave(sequence, error)
 
     def _deliver(self, sequences: list[Sequence]) -> None:

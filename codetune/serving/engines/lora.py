@@ -1,16 +1,13 @@
-"""LoRA adapters on one shared base, several of them in one batch, without merging.
+"""LoRA adapters as files: whether they are plain, whether they fit, and their matrices.
 
-The low-rank matrices of the adapters in a batch are laid side by side: one narrow product for
-all of them, the columns of other rows' adapters set to zero, one product back. Rows of the base
-are all zeros there and stay exactly the base's. (Punica and S-LoRA gather per row instead;
-for the small batches of a small server one product with a mask is faster.)
+Nothing of an adapter's weights is read before its header has shown that it fits its base.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ import torch
 from codetune.errors import UnservableModelError
 from codetune.models.load import read_json
 from codetune.serving.engines.decoder import paired
-from codetune.serving.engines.linear import AddLinear, Linear, add_linear, linear
 from codetune.serving.engines.shape import Shape
 
 # The projections that share an input are one product in the decoder, in this order.
@@ -30,103 +26,59 @@ GROUPS = {
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
-_KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.([a-z_.]+)\.lora_([AB])\.weight")
+WEIGHTS = "adapter_model.safetensors"
+_KEY = re.compile(r"(base_model\.model\.model\.layers\.(\d+)\.([a-z_.]+))\.lora_([AB])\.weight")
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_HIGHEST_RANK = 1024
+_LOWEST_RANK = 8  # smaller ones are padded to it, larger ones to the next power of two
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """One group of projections: into [in, projections × rank], backs [rank, out] each."""
+
+    into: torch.Tensor
+    backs: tuple[torch.Tensor, ...]
+
+    def add(self, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """`result` [rows, outs] and what the adapter adds for `x` [rows, in]."""
+        narrow = x @ self.into
+        if len(self.backs) == 1:
+            return result.addmm_(narrow, self.backs[0])
+        rank = len(self.backs[0])
+        parts = [narrow[:, i * rank : (i + 1) * rank] @ b for i, b in enumerate(self.backs)]
+        return result.add_(torch.cat(parts, 1))
+
+
+Layers = list[dict[str, Matrices]]  # by layer, by group
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter's matrices by layer and group: ([group ranks, in], [out, group ranks])."""
+    """One adapter's matrices, all padded with zeros to one rank that other adapters have, too."""
 
     rank: int
-    layers: list[dict[str, tuple[torch.Tensor, torch.Tensor]]]
-    bytes: int
+    layers: Layers
+
+    @property
+    def bytes(self) -> int:
+        return layers_bytes(self.layers)
 
 
-@dataclass(frozen=True)
-class Mix:
-    """Which adapter each row uses: masks [rows, ranks] by group, or None for one and the same."""
-
-    masks: Mapping[str, torch.Tensor] | None
-
-
-class LayerLora:
-    """The adapters of one batch in one layer."""
-
-    def __init__(self, parts: Sequence[dict[str, tuple[torch.Tensor, torch.Tensor]]]) -> None:
-        self._pairs: dict[str, tuple[Linear, AddLinear]] = {
-            group: (
-                linear(torch.cat([part[group][0] for part in parts])),
-                add_linear(torch.cat([part[group][1] for part in parts], 1)),
-            )
-            for group in GROUPS
-        }
-
-    def _apply(
-        self, group: str, x: torch.Tensor, result: torch.Tensor, mix: Mix | None
-    ) -> torch.Tensor:
-        into, back = self._pairs[group]
-        narrow = into(x)
-        if mix is not None and mix.masks is not None:
-            narrow = narrow.mul_(mix.masks[group])
-        return back(narrow, result)
-
-    def qkv(self, x: torch.Tensor, result: torch.Tensor, mix: Mix | None) -> torch.Tensor:
-        return self._apply("qkv", x, result, mix)
-
-    def out(self, x: torch.Tensor, result: torch.Tensor, mix: Mix | None) -> torch.Tensor:
-        return self._apply("out", x, result, mix)
-
-    def gate_up(self, x: torch.Tensor, result: torch.Tensor, mix: Mix | None) -> torch.Tensor:
-        return self._apply("gate_up", x, result, mix)
-
-    def down(self, x: torch.Tensor, result: torch.Tensor, mix: Mix | None) -> torch.Tensor:
-        return self._apply("down", x, result, mix)
-
-
-class Stack:
-    """A set of adapters ready for one batch."""
-
-    def __init__(self, adapters: Sequence[Adapter]) -> None:
-        self.layers = [
-            LayerLora([adapter.layers[i] for adapter in adapters])
-            for i in range(len(adapters[0].layers))
-        ]
-        device = adapters[0].layers[0]["out"][0].device
-        dtype = adapters[0].layers[0]["out"][0].dtype
-        ranks = torch.tensor([adapter.rank for adapter in adapters])
-        own = torch.arange(len(adapters))
-        # One row per adapter and a last row of zeros for the base: [adapters + 1, ranks]
-        self._rows = {
-            group: torch.cat(
-                [
-                    own[:, None] == own.repeat_interleave(ranks * len(names))[None],
-                    torch.zeros(1, int(ranks.sum()) * len(names), dtype=torch.bool),
-                ]
-            ).to(device, dtype)
-            for group, names in GROUPS.items()
-        }
-
-    def mix(self, rows: Sequence[int]) -> Mix:
-        """`rows[i]` is the place of row i's adapter in the stack, or -1 for the base."""
-        if len(self._rows["out"]) == 2 and all(row == 0 for row in rows):
-            return Mix(None)
-        index = torch.tensor(rows, device=self._rows["out"].device)
-        return Mix({group: table[index] for group, table in self._rows.items()})
+def layers_bytes(layers: Layers) -> int:
+    return sum(
+        m.into.nbytes + sum(back.nbytes for back in m.backs)
+        for layer in layers
+        for m in layer.values()
+    )
 
 
 def is_stackable(folder: Path) -> bool:
     """Whether an adapter is plain LoRA on the decoder's linear layers, and nothing more."""
-    from safetensors import SafetensorError, safe_open
-
-    config = read_json(folder / "adapter_config.json")
-    try:
-        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-            names = [_KEY.fullmatch(key) for key in file.keys()]  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise UnservableModelError("The adapter's weights cannot be read.") from error
     known = {name for group in GROUPS.values() for name in group}
-    return _is_plain(config) and all(match and match[2] in known for match in names)
+    names = [_KEY.fullmatch(key) for key in _shapes(folder)]
+    plain = _is_plain(read_json(folder / "adapter_config.json"))
+    return plain and all(match and match[3] in known for match in names)
 
 
 def _is_plain(config: Mapping[str, Any]) -> bool:
@@ -143,82 +95,109 @@ def _is_plain(config: Mapping[str, Any]) -> bool:
     )
 
 
+def check_shapes(folder: Path, shape: Shape) -> int:
+    """The highest rank of a stackable adapter, from its header: no weights are read.
+
+    Raises:
+        UnservableModelError: its matrices do not fit the base, each other, or its config.
+    """
+    config = read_json(folder / "adapter_config.json")
+    shapes, sizes = _shapes(folder), widths(shape)
+    ranks: dict[str, int] = {}
+    for key in shapes:
+        match = _KEY.fullmatch(key)
+        assert match is not None  # it is stackable
+        module, number, name = match[1], int(match[2]), match[3]
+        if number >= shape.layers:
+            raise UnservableModelError(
+                f"The adapter has layers that its base has not: layer {number}."
+            )
+        into, back = (shapes.get(f"{module}.lora_{letter}.weight") for letter in "AB")
+        if into is None or back is None:
+            raise UnservableModelError(f"The adapter has only one of the two matrices of {module}.")
+        ranks[module] = _check_pair(module, into, back, sizes[name], config)
+    if not ranks:
+        raise UnservableModelError("The adapter holds no LoRA matrices.")
+    return max(ranks.values())
+
+
+def _check_pair(
+    module: str,
+    into: tuple[int, ...],
+    back: tuple[int, ...],
+    sizes: tuple[int, int],
+    config: Mapping[str, Any],
+) -> int:
+    """The rank of one module's two matrices."""
+    rank, (size_in, size_out) = into[0] if into else 0, sizes
+    if into != (rank, size_in) or back != (size_out, rank):
+        raise UnservableModelError(
+            f"The adapter does not fit its base: {module} is {back} × {into}, "
+            f"the base's is {size_out} × {size_in}."
+        )
+    declared = _by_pattern(config.get("rank_pattern"), module, config.get("r"))
+    if declared != rank:
+        raise UnservableModelError(
+            f"The adapter's config says rank {declared}, but {module} has rank {rank}."
+        )
+    if not 0 < rank <= _HIGHEST_RANK:
+        raise UnservableModelError(f"Rank {rank} is not served; at most {_HIGHEST_RANK} is.")
+    return rank
+
+
+def adapter_bytes(rank: int, shape: Shape, dtype: torch.dtype) -> int:
+    """What an adapter takes in memory; modules that it does not tune are zeros there."""
+    return _padded(rank) * sum(map(sum, widths(shape).values())) * shape.layers * dtype.itemsize
+
+
 def read_adapter(folder: Path, shape: Shape, dtype: torch.dtype, device: torch.device) -> Adapter:
     """Read an adapter that is stackable and that `check_adapter` found safe.
 
     Raises:
         UnservableModelError: its matrices are damaged or do not fit the base.
     """
+    rank = _padded(check_shapes(folder, shape))
     config = read_json(folder / "adapter_config.json")
-    tensors = _read(folder / "adapter_model.safetensors")
-    rank = max((len(t) for k, t in tensors.items() if ".lora_A." in k), default=0)
-    if rank == 0:
-        raise UnservableModelError("The adapter holds no LoRA matrices.")
-    outs = _widths(shape)
+    tensors = _read(folder / WEIGHTS)
+    sizes = widths(shape)
     layers = []
     for number in range(shape.layers):
         layer = {}
         for group, modules in GROUPS.items():
-            pairs = [
-                _module(tensors, number, name, config, rank, outs[name], shape) for name in modules
-            ]
-            layer[group] = (
-                torch.cat([a for a, _ in pairs]).to(device, dtype),
-                _block_diagonal([b for _, b in pairs]).to(device, dtype),
-            )
+            into = torch.zeros(sizes[modules[0]][0], len(modules), rank, dtype=dtype, device=device)
+            backs = []
+            for place, name in enumerate(modules):
+                back = torch.zeros(rank, sizes[name][1], dtype=dtype, device=device)
+                key = f"base_model.model.model.layers.{number}.{name}"
+                if (down := tensors.get(f"{key}.lora_A.weight")) is not None:
+                    into[:, place, : len(down)] = down.T
+                    back[: len(down)] = _scaled(tensors, key, name, config, shape).T
+                backs.append(back)
+            layer[group] = Matrices(into.flatten(1), tuple(backs))
         layers.append(layer)
-    numbers = [int(match[1]) for key in tensors if (match := _KEY.fullmatch(key))]
-    if deeper := [number for number in numbers if number >= shape.layers]:
-        raise UnservableModelError(
-            f"The adapter has layers that its base has not: layer {deeper[0]}."
-        )
-    size = sum(a.nbytes + b.nbytes for layer in layers for a, b in layer.values())
-    return Adapter(rank, layers, size)
+    return Adapter(rank, layers)
 
 
-def _module(
+def _padded(rank: int) -> int:
+    return max(_LOWEST_RANK, 1 << (rank - 1).bit_length())
+
+
+def _scaled(
     tensors: Mapping[str, torch.Tensor],
-    layer: int,
+    key: str,
     name: str,
     config: Mapping[str, Any],
-    rank: int,
-    sizes: tuple[int, int],
     shape: Shape,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One module's matrices, zero-padded to `rank`; its scale is in the second one."""
-    key = f"base_model.model.model.layers.{layer}.{name}"
-    into, back = tensors.get(f"{key}.lora_A.weight"), tensors.get(f"{key}.lora_B.weight")
-    size_in, size_out = sizes
-    if into is None and back is None:
-        return torch.zeros(rank, size_in), torch.zeros(size_out, rank)
-    if into is None or back is None:
-        raise UnservableModelError(f"The adapter has only one of the two matrices of {key}.")
-    own = len(into)
-    if into.shape != (own, size_in) or back.shape != (size_out, own):
-        raise UnservableModelError(
-            f"The adapter does not fit its base: {key} is {tuple(back.shape)} × "
-            f"{tuple(into.shape)}, the base's is {size_out} × {size_in}."
-        )
-    declared = _by_pattern(config.get("rank_pattern"), key, config.get("r"))
-    if declared != own:
-        raise UnservableModelError(
-            f"The adapter's config says rank {declared}, but {key} has rank {own}."
-        )
+) -> torch.Tensor:
+    """The second matrix [out, rank] times its scale, its rows in the decoder's order."""
+    back = tensors[f"{key}.lora_B.weight"].float()
+    rank = back.shape[1]
     alpha = _by_pattern(config.get("alpha_pattern"), key, config.get("lora_alpha", 8))
-    scale = alpha / (math.sqrt(own) if config.get("use_rslora") else own)
+    if not isinstance(alpha, int | float):
+        raise UnservableModelError(f"The adapter's lora_alpha for {key} is no number.")
+    back = back * (alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
     heads = {"self_attn.q_proj": shape.heads, "self_attn.k_proj": shape.kv_heads}.get(name)
-    scaled = back.float() * scale
-    scaled = paired(scaled, heads) if heads else scaled
-    pad = rank - own
-    return (
-        torch.nn.functional.pad(into.float(), (0, 0, 0, pad)),
-        torch.nn.functional.pad(scaled, (0, pad)),
-    )
-
-
-def _block_diagonal(blocks: list[torch.Tensor]) -> torch.Tensor:
-    whole: torch.Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
-    return whole
+    return paired(back, heads) if heads else back
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, key: str, default: Any) -> Any:
@@ -229,7 +208,7 @@ def _by_pattern(patterns: Mapping[str, Any] | None, key: str, default: Any) -> A
     return default
 
 
-def _widths(shape: Shape) -> dict[str, tuple[int, int]]:
+def widths(shape: Shape) -> dict[str, tuple[int, int]]:
     """(in, out) of each projection."""
     hidden, query, kv, middle = shape.hidden, shape.query_width, shape.kv_width, shape.middle
     return {
@@ -241,6 +220,17 @@ def _widths(shape: Shape) -> dict[str, tuple[int, int]]:
         "mlp.up_proj": (hidden, middle),
         "mlp.down_proj": (middle, hidden),
     }
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in an adapter's header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise UnservableModelError("The adapter's weights cannot be read.") from error
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:

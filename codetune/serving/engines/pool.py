@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,32 +15,55 @@ from codetune.errors import CodetuneError, ModelError, UnservableModelError
 from codetune.models.load import check_adapter, check_folder, device_and_dtype, weight_files
 from codetune.serving.config import ServingOptions
 from codetune.serving.engine import Servable
-from codetune.serving.engines.runner import Runner
+from codetune.serving.engines.runner import Runner, Usage
 
 if TYPE_CHECKING:
     import torch
 
 _FLOAT32_PARAMETERS = 250_000_000
+_NO_ROOM_POLL = 0.01  # seconds
+_IDLE_LOOK = 1.0  # seconds between looks for idle adapters
+_DONE = -1
+
+
+@dataclass
+class _Loaded:
+    """An adapter in memory."""
+
+    runner: str  # key
+    size: int  # bytes
+    used_at: float  # on the monotonic clock
 
 
 class ModelPool:
-    """Runners by the folder of their weights; adapters live in the runner of their base."""
+    """Runners by the folder of their weights; adapters live in the runner of their base.
+
+    Names are resolved before a model gets here: a promoted version is another folder, and is
+    loaded beside the one whose answers still run.
+    """
 
     def __init__(self, options: ServingOptions) -> None:
         self._options = options
-        self._limit = int(options.weights_gb * 1e9)
+        self._weights_limit = int(options.weights_gb * 1e9)
+        self._adapters_limit = int(options.adapters_gb * 1e9)
+        self._idle = options.idle_minutes * 60 or math.inf
         self._runners: OrderedDict[str, Runner] = OrderedDict()
-        self._loading: dict[str, Future[str]] = {}
+        self._adapters: OrderedDict[str, _Loaded] = OrderedDict()  # by folder, by last use
+        self._loading: dict[str, Future[int]] = {}
         self._places: dict[str, str] = {}  # model → its runner's key
-        self._used: dict[str, int] = {}  # runner's key or adapter's folder → sequences
+        self._used: Counter[str] = Counter()  # runner's key or adapter's folder → sequences
         self._lock = threading.RLock()
+        self._looks_at = 0.0  # when idle adapters are looked for again, on the monotonic clock
+        self._releases = 0  # how often an adapter in use was let go
+        self.loads = self.evictions = 0  # of adapters
         # One at a time: two loads at once would only need twice the memory.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="codetune-loader")
 
     def acquire(self, model: Servable) -> Runner | None:
-        """The runner of `model`, held until `release`; None while it is being loaded.
+        """The runner of `model`, held until `release`; None while there is none.
 
-        What is held is not dropped.
+        It may be loading, or wait until adapters in use leave room for another. What is held
+        is not dropped.
 
         Raises:
             UnservableModelError: it cannot be loaded.
@@ -46,15 +72,14 @@ class ModelPool:
         with self._lock:
             if runner := self._loaded(model):
                 self._loading.pop(name, None)
-                self._runners.move_to_end(self._places[name])
-                for key in (self._places[name], str(model.folder)):
-                    self._used[key] = self._used.get(key, 0) + 1
+                self._hold(model)
                 return runner
             future = self._loading.get(name)
             if future is None:
                 self._loading[name] = self._loader.submit(self._load, model)
-            elif future.done():
-                # A failed load is tried again by the next request, not remembered.
+            elif future.done() and (future.exception() or future.result() != self._releases):
+                # A failed load is tried again by the next request, not remembered; one that
+                # found no room is tried again as soon as an adapter has been let go.
                 del self._loading[name]
                 future.result()
             return None
@@ -64,48 +89,122 @@ class ModelPool:
         while self.acquire(model) is None:
             with self._lock:
                 future = self._loading.get(_name(model))
-            if future is not None:
-                future.exception()
+            if future is not None and future.exception() is None and future.result() != _DONE:
+                time.sleep(_NO_ROOM_POLL)
         self.release(model)
 
     def release(self, model: Servable) -> None:
         with self._lock:
-            for key in (self._places[_name(model)], str(model.folder)):
+            for key in self._keys(model):
                 self._used[key] -= 1
+                if not self._used[key]:
+                    del self._used[key]
+            if (adapter := self._adapters.get(str(model.folder))) is not None:
+                adapter.used_at = time.monotonic()
+                self._releases += not self._used[str(model.folder)]
+
+    def evict_idle(self) -> None:
+        """Drop the adapters that nobody has used for as long as the options say."""
+        now = time.monotonic()
+        if now < self._looks_at:
+            return
+        self._looks_at = now + _IDLE_LOOK
+        with self._lock:
+            for folder, adapter in list(self._adapters.items()):
+                if now - adapter.used_at > self._idle and not self._used[folder]:
+                    self._drop(folder)
+
+    def usage(self) -> tuple[int, int, list[Usage]]:
+        """Sets of weights, adapters, and the memory of each set."""
+        with self._lock:
+            runners = list(self._runners.values())
+            return len(runners), len(self._adapters), [runner.usage() for runner in runners]
 
     def close(self) -> None:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _loaded(self, model: Servable) -> Runner | None:
         runner = self._runners.get(self._places.get(_name(model), ""))
-        if runner is None or (model.kind == "adapter" and str(model.folder) not in runner.adapters):
+        if runner is None or (model.kind == "adapter" and str(model.folder) not in self._adapters):
             return None
         return runner
 
+    def _hold(self, model: Servable) -> None:
+        self._runners.move_to_end(self._places[_name(model)])
+        self._used.update(self._keys(model))
+        if model.kind == "adapter":
+            self._adapters.move_to_end(str(model.folder))
+
+    def _keys(self, model: Servable) -> set[str]:
+        return {self._places[_name(model)], str(model.folder)}
+
+    def _drop(self, folder: str) -> None:
+        self._runners[self._adapters.pop(folder).runner].drop_adapter(folder)
+        self.evictions += 1
+
     # In the loader's thread.
 
-    def _load(self, model: Servable) -> str:
+    def _load(self, model: Servable) -> int:
+        """_DONE, or how many releases there had been when there was no room for it."""
         try:
             if model.kind == "adapter":
                 check_adapter(model.folder, base=model.base)
             weights = model.base.path if model.kind == "adapter" else model.folder
             key, lean = self._place(model, weights)
+            runner = self._runner(key, weights, lean)
+            if model.kind == "adapter":
+                releases = self._load_adapter(model, key, runner)
+                if releases != _DONE:
+                    return releases
             with self._lock:
-                runner = self._runners.get(key)
-            if runner is None:
-                self._make_room(sum(file.stat().st_size for file in weight_files(weights)))
-                runner = self._make_runner(weights, lean)
-            if model.kind == "adapter" and str(model.folder) not in runner.adapters:
-                self._make_room((model.folder / "adapter_model.safetensors").stat().st_size, key)
-                runner.load_adapter(model.folder, model.base)
-            with self._lock:
-                self._runners[key] = runner
                 self._places[_name(model)] = key
         except ModelError as error:
             raise _unservable(model, error) from error
+        except CodetuneError:
+            raise
         except MemoryError as error:
             raise UnservableModelError(f"There is no memory left for '{model.id}'.") from error
-        return key
+        except Exception as error:
+            # Files of people we do not know: whatever they provoke is theirs alone.
+            raise UnservableModelError(
+                f"'{model.id}' cannot be loaded: {type(error).__name__}."
+            ) from error
+        return _DONE
+
+    def _runner(self, key: str, weights: Path, lean: bool) -> Runner:
+        with self._lock:
+            runner = self._runners.get(key)
+        if runner is None:
+            self._make_room(sum(file.stat().st_size for file in weight_files(weights)))
+            runner = self._make_runner(weights, lean)
+            with self._lock:
+                self._runners[key] = runner
+        return runner
+
+    def _load_adapter(self, model: Servable, key: str, runner: Runner) -> int:
+        """As `_load`; what does not fit its base, or never fits into memory, is refused."""
+        folder, limit = str(model.folder), self._adapters_limit
+        size = runner.measure(model.folder, model.base)
+        if size > limit:
+            raise UnservableModelError(
+                f"'{model.id}' takes {size / 1e9:.3f} GB; all adapters together may have "
+                f"{self._options.adapters_gb:g}.",
+                advice="Give the server more with adapters_gb.",
+            )
+        with self._lock:
+            if folder in self._adapters:
+                return _DONE
+            in_use = sum(a.size for name, a in self._adapters.items() if self._used[name])
+            if in_use + size > limit:
+                return self._releases
+            idle = [name for name in self._adapters if not self._used[name]]
+            while sum(adapter.size for adapter in self._adapters.values()) + size > limit:
+                self._drop(idle.pop(0))
+        runner.load_adapter(model.folder, model.base)
+        with self._lock:
+            self._adapters[folder] = _Loaded(key, size, time.monotonic())
+            self.loads += 1
+        return _DONE
 
     def _place(self, model: Servable, weights: Path) -> tuple[str, bool]:
         """The key of the runner for `model`, and whether that is the lean decoder."""
@@ -134,7 +233,8 @@ class ModelPool:
         assert shape is not None
         with torch.inference_mode():
             decoder = Decoder(weights, shape, dtype, device)
-        return DecoderRunner(decoder, rows=rows, cache_bytes=cache_bytes)
+        reuse = self._options.reuse_prefixes
+        return DecoderRunner(decoder, rows=rows, cache_bytes=cache_bytes, reuse=reuse)
 
     def _device_and_dtype(self, weights: Path) -> tuple[torch.device, torch.dtype]:
         import torch
@@ -146,17 +246,17 @@ class ModelPool:
         small = parameters <= _FLOAT32_PARAMETERS and device.type == "cpu"
         return device, torch.float32 if small else best
 
-    def _make_room(self, size: int, keep: str = "") -> None:
+    def _make_room(self, size: int) -> None:
         """Drop what is idle, the least recently used first, until `size` bytes are free."""
         with self._lock:
-            for key, runner in list(self._runners.items()):
-                if size + sum(r.bytes for r in self._runners.values()) <= self._limit:
+            for key in list(self._runners):
+                held = sum(runner.usage().weights for runner in self._runners.values())
+                if size + held <= self._weights_limit:
                     return
-                if self._used.get(key, 0) == 0 and key != keep:
+                if not self._used[key]:
+                    for folder in [f for f, a in self._adapters.items() if a.runner == key]:
+                        self._drop(folder)
                     del self._runners[key]
-                else:
-                    for name in [n for n in runner.adapters if not self._used.get(n, 0)]:
-                        runner.drop_adapter(name)
 
 
 def _name(model: Servable) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -11,30 +13,46 @@ import torch
 
 from codetune.errors import BadRequestError
 from codetune.models.load import BaseModel, check_adapter
+from codetune.serving.engines.bank import AdapterBank
 from codetune.serving.engines.cache import Decode, KeyValueCache, Prefill
 from codetune.serving.engines.decoder import Decoder
-from codetune.serving.engines.lora import Adapter, LayerLora, Mix, Stack, read_adapter
+from codetune.serving.engines.lora import adapter_bytes, check_shapes, read_adapter
+from codetune.serving.engines.prefixes import SHORTEST, PrefixCache, common_length, owner_of
 from codetune.serving.engines.sequence import Sequence
 
 # Prompts are read in stretches of this many tokens, counted from their start, so that running
 # answers go on in between, and the numbers do not depend on how busy the server is.
 STRETCH = 512
-_SHARED = 16  # a common beginning shorter than this is not worth copying
 _SMALL_MODEL = 100_000_000  # bytes
 _KEPT_CACHE = 64_000_000  # bytes that an idle cache may keep
-_STACKS = 8  # combinations of adapters that are kept laid out
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a runner holds, in bytes."""
+
+    weights: int
+    adapters: int
+    cache: int  # keys and values of running answers
+    prefixes: int  # … and of those that have ended
 
 
 class Runner(Protocol):
     """One set of weights with the sequences that use it."""
 
     @property
-    def bytes(self) -> int:
-        """Memory for the weights and their adapters."""
-
-    @property
     def adapters(self) -> Collection[str]:
         """The folders of the adapters that are loaded."""
+
+    def usage(self) -> Usage:
+        """The memory it holds."""
+
+    def measure(self, folder: Path, base: BaseModel) -> int:
+        """The bytes that an adapter of `base` would take; its weights are not read.
+
+        Raises:
+            ModelError, UnservableModelError: it is damaged or does not fit.
+        """
 
     def load_adapter(self, folder: Path, base: BaseModel) -> None:
         """Load an adapter of `base`, whose weights these are.
@@ -55,45 +73,60 @@ class Runner(Protocol):
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
         """One step of all whose prompts are read: logits [sequences, vocabulary]."""
 
-    def remove(self, sequence: Sequence) -> None:
-        """Free its place."""
+    def remove(self, sequence: Sequence, *, keep: bool) -> None:
+        """Free its place; with `keep` its tenant's next request may go on from what was read."""
 
 
 class DecoderRunner:
     """The lean decoder with any number of LoRA adapters on one copy of its weights."""
 
-    def __init__(self, decoder: Decoder, *, rows: int, cache_bytes: int) -> None:
+    def __init__(
+        self, decoder: Decoder, *, rows: int, cache_bytes: int, reuse: bool = True
+    ) -> None:
         self.decoder = decoder
         self.window = decoder.shape.window
-        self.adapters: dict[str, Adapter] = {}
+        self.bank = AdapterBank()
         self.cache = KeyValueCache(decoder.shape, decoder.dtype, decoder.device)
-        self._most_rows, self._cache_bytes = rows, cache_bytes
+        self.prefixes = PrefixCache()
+        self._most_rows, self._cache_bytes, self._reuse = rows, cache_bytes, reuse
         # By row. Sequences whose prompt is still being read stand behind the decoding ones.
         self._sequences: list[Sequence] = []
-        self._stacks: dict[tuple[str, ...], Stack] = {}
+        self._dropped: deque[str] = deque()  # adapters whose prefixes are to be forgotten
         self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
     @property
-    def bytes(self) -> int:
-        return self.decoder.bytes + sum(adapter.bytes for adapter in self.adapters.values())
+    def adapters(self) -> Collection[str]:
+        return self.bank.names
+
+    def usage(self) -> Usage:
+        cache, prefixes = self.cache.bytes(), self.prefixes.bytes
+        return Usage(self.decoder.bytes, self.bank.bytes, cache, prefixes)
+
+    def measure(self, folder: Path, base: BaseModel) -> int:
+        check_adapter(folder, base=base)
+        rank = check_shapes(folder, self.decoder.shape)
+        return adapter_bytes(rank, self.decoder.shape, self.decoder.dtype)
 
     def load_adapter(self, folder: Path, base: BaseModel) -> None:
         check_adapter(folder, base=base)
         decoder = self.decoder
         adapter = read_adapter(folder, decoder.shape, decoder.dtype, decoder.device)
-        self.adapters[str(folder)] = adapter
+        self.bank.put(str(folder), adapter)
 
     def drop_adapter(self, name: str) -> None:
-        self.adapters.pop(name, None)
-        self._stacks = {key: stack for key, stack in self._stacks.items() if name not in key}
+        self.bank.drop(name)
+        self._dropped.append(name)
 
     def admit(self, sequence: Sequence) -> bool:
+        while self._dropped:  # by the loader's thread; the prefixes belong to this one
+            self.prefixes.forget(self._dropped.popleft())
         if not self._sequences and self.cache.bytes() > _KEPT_CACHE:
             self.cache.release()
         count = len(self._sequences) + 1
         length = max(min(s.most, self.window) for s in [*self._sequences, sequence])
         rows, capacity = self.cache.fit(count, length)
-        if rows * capacity * self.cache.token_bytes() > self._cache_bytes:
+        needed = rows * capacity * self.cache.token_bytes()
+        if needed > self._cache_bytes:
             if count == 1:
                 raise BadRequestError(
                     f"A request of {length} tokens does not fit into the server's cache.",
@@ -102,10 +135,12 @@ class DecoderRunner:
             return False
         if count > self._most_rows or (self._sequences and not self._sequences[-1].prefilled):
             return False
+        self.prefixes.shrink(self._cache_bytes - needed)  # what runs goes before what has ended
         self.cache.reserve(count, length)
         sequence.row, sequence.cached = len(self._sequences), 0
         self._sequences.append(sequence)
-        self._share(sequence)
+        if self._reuse:
+            self._share(sequence)
         return True
 
     def prefill(self, sequence: Sequence) -> torch.Tensor | None:
@@ -114,12 +149,11 @@ class DecoderRunner:
         self._set_threads()
         ids = torch.tensor(sequence.ids[start:end], device=self.decoder.device)
         positions = torch.arange(start, end, device=self.decoder.device)
-        loras, mix = self._mix([sequence])
+        mix = self.bank.mix([sequence.adapter])
         logits = self.decoder(
             ids,
             positions,
             Prefill(self.cache, sequence.row, start, end - start),
-            loras,
             mix,
             last_only=True,
         )
@@ -127,17 +161,20 @@ class DecoderRunner:
         return logits if end == total else None
 
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        sequences.sort(key=lambda s: s.row)
+        order = self.bank.order([sequence.adapter for sequence in sequences])
+        sequences[:] = [sequences[i] for i in order]
         self._set_threads()
         ids = torch.tensor([s.ids[-1] for s in sequences], device=self.decoder.device)
-        attention = Decode(self.cache, [s.cached for s in sequences])
-        loras, mix = self._mix(sequences)
-        logits = self.decoder(ids, attention.positions, attention, loras, mix)
+        attention = Decode(self.cache, [s.row for s in sequences], [s.cached for s in sequences])
+        mix = self.bank.mix([sequence.adapter for sequence in sequences])
+        logits = self.decoder(ids, attention.positions, attention, mix)
         for sequence in sequences:
             sequence.cached += 1
         return logits
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence, *, keep: bool) -> None:
+        if keep and self._reuse:
+            self.prefixes.keep(sequence, self.cache, self._cache_bytes - self.cache.bytes())
         rows = self._sequences
         hole, last = sequence.row, len(rows) - 1
         # A prompt that is being read stays behind the decoding rows.
@@ -150,29 +187,20 @@ class DecoderRunner:
         rows.pop()
 
     def _share(self, sequence: Sequence) -> None:
-        """Copy what a running sequence has already read of the same beginning."""
-        best, length = None, _SHARED - 1
+        """Copy what its tenant has had read of the same beginning with the same weights."""
+        owner, most = owner_of(sequence), len(sequence.ids) - 1
+        kept, length = self.prefixes.find(owner, sequence.ids, most)
+        best = None
         for other in self._sequences[:-1]:
-            if other.adapter == sequence.adapter:
-                most = min(other.cached, len(sequence.ids) - 1)
-                common = _common(other.ids, sequence.ids, most)
-                if common > length:
+            if owner_of(other) == owner:
+                common = common_length(other.ids, sequence.ids, min(most, other.cached))
+                if common > max(length, SHORTEST - 1):
                     best, length = other, common
         if best is not None:
             self.cache.copy(best.row, sequence.row, length)
-            sequence.cached = length
-
-    def _mix(self, sequences: list[Sequence]) -> tuple[list[LayerLora] | None, Mix | None]:
-        """The adapters of these rows, side by side, and who uses which."""
-        names = tuple(sorted({s.adapter for s in sequences if s.adapter}))
-        if not names:
-            return None, None
-        stack = self._stacks.pop(names, None) or Stack([self.adapters[name] for name in names])
-        self._stacks[names] = stack  # the most recently used one stands last
-        if len(self._stacks) > _STACKS:
-            self._stacks.pop(next(iter(self._stacks)))
-        places = {name: place for place, name in enumerate(names)}
-        return stack.layers, stack.mix([places.get(s.adapter or "", -1) for s in sequences])
+        elif kept is not None:
+            self.cache.fill(sequence.row, kept.values[:, :length])
+        sequence.cached = sequence.reused = length
 
     def _set_threads(self) -> None:
         """A small product is faster on one core, which leaves the others to the HTTP server.
@@ -183,14 +211,3 @@ class DecoderRunner:
         threads = 1 if self.decoder.bytes < _SMALL_MODEL else self._cores
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-
-
-def _common(one: list[int], other: list[int], most: int) -> int:
-    """How many of the first `most` ids are equal."""
-    if one[:most] == other[:most]:
-        return most
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle)
-    return low

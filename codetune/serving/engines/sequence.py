@@ -24,10 +24,12 @@ class Sequence:
         self.ids = list(job.prompt)
         self.sampler = Sampler(job.sampling)
         self.cancelled = False
-        self.ends_at = time.monotonic() + job.deadline
+        self.submitted = time.monotonic()
+        self.ends_at = self.submitted + job.deadline
         self.runner: Runner | None = None
         self.row = -1
         self.cached = 0  # tokens whose keys and values are stored
+        self.reused = 0  # … of them, not computed for this answer
         self._letters: list[Piece | BaseException] = []
         self._queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._text = TextStream(job.decode)

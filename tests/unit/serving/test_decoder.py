@@ -46,7 +46,7 @@ def test_prompts_and_steps_give_the_same_logits(kind: str, tmp_path: Path) -> No
 
     cache.copy(0, 1, 30)
     cache.copy(0, 2, 45)
-    step = Decode(cache, [50, 30, 45])  # three sequences of different lengths
+    step = Decode(cache, [0, 1, 2], [50, 30, 45])  # three sequences of different lengths
     logits = decoder(ids[[50, 30, 45]], step.positions, step)
     torch.testing.assert_close(logits, expected[[50, 30, 45]], atol=2e-4, rtol=1e-4)
 

@@ -1,0 +1,238 @@
+"""Adapters: sixteen in one batch, in memory as far as the options allow, swapped while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from codetune.errors import UnservableModelError
+from codetune.models.load import BaseModel, load_adapter, load_model
+from codetune.serving.engine import Servable
+from codetune.serving.engines.bank import AdapterBank
+from codetune.serving.engines.local import LocalEngine
+from codetune.serving.engines.lora import Adapter, Matrices
+from tests.unit.serving.conftest import PROMPTS, Asker
+from tests.unit.serving.test_engine import generate
+from tests.unit.serving.tiny_models import make_adapter
+
+Engines = Callable[..., LocalEngine]
+RANKS = [1, 2, 4, 8, 9, 12, 16, 24, 3, 8, 5, 16, 7, 32, 4, 8]
+
+
+@pytest.fixture(scope="module")
+def sixteen(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[Servable]:
+    folder = tmp_path_factory.mktemp("sixteen")
+    for seed, rank in enumerate(RANKS):
+        make_adapter(base, folder / str(seed), seed=seed, r=rank)
+    return [Servable(f"a{n}", "adapter", folder / str(n), base) for n in range(len(RANKS))]
+
+
+def test_sixteen_adapters_of_different_ranks_in_one_batch(
+    asker: Asker, base: BaseModel, sixteen: list[Servable], engines: Engines
+) -> None:
+    """Each answer is the one its adapter gives alone; four of them against PEFT, too."""
+    engine = engines(max_running=32)
+    models: list[Servable | None] = [*sixteen, None, sixteen[3]]
+    jobs = [asker.job(PROMPTS[n % 3], model) for n, model in enumerate(models)]
+    together = asker.together(engine, jobs)
+    assert together == asker.apart(engines(reuse_prefixes=False), jobs)
+    assert len({text for text, _ in together}) > 12
+    assert engine.stats().batch.counts[-4] > 5, "they did not run together"
+    for n in (0, 4, 13, 16):
+        model = load_model(base.path, dtype=torch.float32)
+        tuned = jobs[n].model
+        expected = load_adapter(model, tuned.folder) if tuned.kind == "adapter" else model
+        assert together[n][0] == generate(expected, jobs[n])
+
+
+def layers(seed: int, rank: int) -> list[dict[str, Matrices]]:
+    torch.manual_seed(seed)
+    return [
+        {
+            "qkv": Matrices(torch.randn(6, 2 * rank), (torch.randn(rank, 4), torch.randn(rank, 3))),
+            "out": Matrices(torch.randn(6, rank), (torch.randn(rank, 7),)),
+        }
+    ]
+
+
+def test_rows_of_any_mixture_get_their_own_adapter() -> None:
+    """The bank against one row at a time, while adapters come, go and change places."""
+    bank = AdapterBank()
+    alone: dict[str, list[dict[str, Matrices]]] = {}
+    for n, rank in enumerate([8, 8, 8, 16, 8, 16, 8]):
+        alone[f"a{n}"] = layers(n, rank)
+        bank.put(f"a{n}", Adapter(rank, layers(n, rank)))
+    batches: list[list[str | None]] = [
+        ["a0", "a1"],
+        ["a2", "a0", None, "a0", "a3"],
+        ["a6", "a4", "a2", "a1", "a0"],
+        [None, "a5", "a3", "a3", "a6"],
+        ["a6"],
+        ["a1", "a0", "a2", "a4", "a6", "a3", "a5", "a1"],
+        ["a4", "a6"],
+    ]
+    for round_, names in enumerate(batches * 2):
+        order = bank.order(names)
+        assert sorted(order) == list(range(len(names)))
+        rows = [names[i] for i in order]
+        x = torch.randn(len(rows), 6)
+        for group, width in (("qkv", 7), ("out", 7)):
+            start = torch.randn(len(rows), width)
+            mix = bank.mix(rows)
+            assert mix is not None
+            expected = [
+                alone[name][0][group].add(x[i : i + 1], start[i : i + 1].clone())[0]
+                if name
+                else start[i]
+                for i, name in enumerate(rows)
+            ]
+            found = mix.add(0, group, x, start.clone())
+            torch.testing.assert_close(found, torch.stack(expected))
+            base_rows = [i for i, name in enumerate(rows) if name is None]
+            assert torch.equal(found[base_rows], start[base_rows])
+        if round_ == 3:
+            bank.drop("a5")
+            bank.put("a5", Adapter(16, layers(5, 16)))
+
+
+def test_an_adapter_lies_in_memory_once() -> None:
+    bank = AdapterBank()
+    for n in range(4):
+        bank.put(f"a{n}", Adapter(8, layers(n, 8)))
+    parked = bank.bytes
+    bank.mix(["a0", "a1", "a2", "a3"])
+    assert bank.bytes == parked
+    for n in range(4):
+        bank.drop(f"a{n}")
+    assert bank.bytes == 0
+
+
+def size_of(asker: Asker, model: Servable, engine: LocalEngine) -> int:
+    asker.together(engine, [asker.job("x", model, max_tokens=1)])
+    return engine.stats().adapters_bytes
+
+
+def test_the_least_recently_used_adapters_leave_and_come_back(
+    asker: Asker, sixteen: list[Servable], engines: Engines
+) -> None:
+    """Room for three of rank 8: more users than memory, every answer as ever."""
+    same = [sixteen[n] for n in (0, 1, 2, 3, 8, 10)]  # all padded to rank 8
+    size = size_of(asker, same[0], engines())
+    engine = engines(adapters_gb=3.5 * size / 1e9)
+    jobs = [asker.job(PROMPTS[0], model) for model in [*same, *same]]
+    answers = asker.apart(engine, jobs)
+    assert answers[: len(same)] == answers[len(same) :]
+    stats = engine.stats()
+    assert stats.adapters == 3
+    assert stats.adapter_loads == len(jobs)
+    assert stats.adapter_evictions == len(jobs) - 3
+    asker.apart(engine, [asker.job("x", same[-1])])  # the last one used is still there
+    assert engine.stats().adapter_loads == len(jobs)
+
+
+def test_who_finds_no_room_waits_for_those_in_use(
+    asker: Asker, sixteen: list[Servable], engines: Engines
+) -> None:
+    same = [sixteen[n] for n in (0, 1, 2, 3)]
+    size = size_of(asker, same[0], engines())
+    engine = engines(adapters_gb=1.5 * size / 1e9)
+    jobs = [asker.job(PROMPTS[0], model, max_tokens=80) for model in same]
+    assert asker.together(engine, jobs) == asker.apart(engines(), jobs)
+    assert engine.stats().adapters == 1
+
+
+def test_an_adapter_beyond_all_memory_is_refused(
+    asker: Asker, sixteen: list[Servable], engines: Engines
+) -> None:
+    engine = engines(adapters_gb=1e-6)
+    with pytest.raises(UnservableModelError, match="adapters together may have"):
+        asker.together(engine, [asker.job("x", sixteen[0])])
+
+
+def test_idle_adapters_leave_memory_and_come_back(
+    asker: Asker, sixteen: list[Servable], engines: Engines
+) -> None:
+    engine = engines(idle_minutes=0.005)
+    job = asker.job(PROMPTS[0], sixteen[0])
+    before = asker.together(engine, [job])
+
+    async def until_gone() -> None:
+        generation = engine.submit([asker.job("x", max_tokens=900)])[0]  # keeps it awake
+        async for _ in generation:
+            if not engine.stats().adapters:
+                return
+            await asyncio.sleep(0.02)
+
+    for _ in range(20):
+        asyncio.run(until_gone())
+        if not engine.stats().adapters:
+            break
+    assert engine.stats().adapters == engine.stats().adapters_bytes == 0
+    assert engine.stats().models == 1
+    assert asker.together(engine, [job]) == before
+
+
+def test_a_promotion_swaps_weights_without_dropping_an_answer(
+    asker: Asker, adapters: Sequence[Servable], engines: Engines
+) -> None:
+    """A name's next request gets the new version; what runs ends on the old one."""
+    engine = engines()
+    old, new = (replace(model, id="shop") for model in adapters)
+    jobs = [asker.job(PROMPTS[0], model, max_tokens=200) for model in (old, new)]
+    expected = asker.apart(engines(), jobs)
+    assert expected[0] != expected[1]
+
+    async def ask() -> list[object]:
+        first = asyncio.create_task(asker.one(engine, jobs[0]))
+        while not engine.busy()["running"]:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(asker.one(engine, jobs[1]))
+        return [await first, await second]
+
+    assert asyncio.run(ask()) == expected
+
+
+def test_a_mismatch_is_refused_before_the_weights_are_read(
+    asker: Asker,
+    sixteen: list[Servable],
+    engines: Engines,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import safetensors.torch
+
+    folder = tmp_path / "bad"
+    shutil.copytree(sixteen[2].folder, folder)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 6}))
+    engine = engines()
+    asker.together(engine, [asker.job("x")])
+    monkeypatch.delattr(safetensors.torch, "load_file")
+    with pytest.raises(UnservableModelError, match="says rank 6"):
+        asker.together(engine, [asker.job("x", replace(sixteen[2], folder=folder))])
+
+
+def test_a_config_that_makes_no_sense_harms_nobody_else(
+    asker: Asker, sixteen: list[Servable], engines: Engines, tmp_path: Path
+) -> None:
+    for n, change in enumerate([{"lora_alpha": "lots"}, {"rank_pattern": {"(": 4}}]):
+        folder = tmp_path / str(n)
+        shutil.copytree(sixteen[2].folder, folder)
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        engine = engines()
+
+        async def ask(engine: LocalEngine = engine, folder: Path = folder) -> int:
+            running = asyncio.create_task(asker.one(engine, asker.job("x", max_tokens=100)))
+            with pytest.raises(UnservableModelError):
+                await asker.one(engine, asker.job("x", replace(sixteen[2], folder=folder)))
+            return (await running)[1].tokens
+
+        assert asyncio.run(ask()) == 100
