@@ -24,6 +24,7 @@ CodetuneError            what happened, and what to do about it
 │   ├── LoginLimitError      … after so many failed logins
 │   ├── ForbiddenError       … with their role, or with this token
 │   └── NotFoundError        … because it is not there, or not theirs: the answer is the same
+├── QuotaError           somebody has as many jobs waiting as they may
 ├── StoreError           the database cannot be used
 │   └── ConflictError        … because there is such a row already
 └── MissingExtraError    an optional dependency is not installed
@@ -153,6 +154,14 @@ class ForbiddenError(AccessError):
 
 class NotFoundError(AccessError):
     """It is not there, or it is somebody else's: nobody learns which."""
+
+
+class QuotaError(CodetuneError):
+    """One more job than its owner may have; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int = 60, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.retry_after = retry_after
 
 
 class StoreError(CodetuneError):

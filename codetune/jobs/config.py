@@ -14,6 +14,16 @@ class JobOptions(Options):
     max_running: int = option(
         4, ge=1, description="Jobs of one user that run at the same time; others wait."
     )
+    roots: tuple[str, ...] = option(
+        (),
+        description="Folders of this machine below which users may name sources, bases and sets "
+        "of training data. Who uses this machine without logging in may name any.",
+    )
+    teachers: tuple[str, ...] = option(
+        (),
+        description="Addresses of models that users may have their instructions worded by "
+        "(dataset.teacher.url).",
+    )
     max_crashes: int = option(
         3,
         ge=1,

@@ -72,13 +72,16 @@ class Child:
         """The process, and the group that it leads."""
         return self._process.pid
 
-    def heard(self) -> list[Report]:
-        """The reports that have come since the last call; does not wait."""
-        with suppress(BlockingIOError):
+    def heard(self) -> tuple[list[Report], bool]:
+        """The reports that have come since the last call, and whether more can; never waits."""
+        more = False
+        try:
             while data := os.read(self.reports, _READ):
                 self._rest += data
+        except BlockingIOError:
+            more = True
         *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines], more
 
     def stop(self, grace: float) -> None:
         """Ask the whole group to end; after `grace` seconds `ended` no longer asks."""

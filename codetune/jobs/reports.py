@@ -1,13 +1,13 @@
 """What a job's child process tells its worker: one JSON object a line.
 
-    {"report": "stage",    "stage": "train", "number": 3, "of": 6}
-    {"report": "collected", "path": …}                 the source as this job sees it
-    {"report": "ground",   "ground": [3, 40]}          stages done, steps of the next one kept
-    {"report": "progress", "label", "unit", "done", "total", "note", "rate", "left", "ended"}
-    {"report": "say",      "message": …}
-    {"report": "result",   "result": {…}}
-    {"report": "failed",   "message": …, "advice": …}  the user can mend it: not tried again
-    {"report": "crashed",  "message": …}
+{"report": "stage",    "stage": "train", "number": 3, "of": 6}
+{"report": "collected", "path": …}                 the source as this job sees it
+{"report": "ground",   "ground": [3, 40]}          stages done, steps of the next one kept
+{"report": "progress", "label", "unit", "done", "total", "note", "rate", "left", "ended"}
+{"report": "say",      "message": …}
+{"report": "result",   "result": {…}}
+{"report": "failed",   "message": …, "advice": …}  the user can mend it: not tried again
+{"report": "crashed",  "message": …}
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, ForeignKey, String
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
+from codetune.store import teams, users  # noqa: F401 - whom the foreign keys refer to
 from codetune.store.base import Dated
 
 VISIBILITIES = ("private", "team", "everyone")

@@ -1,0 +1,105 @@
+"""What somebody may have a job do: which paths it reads, which models, under which name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from codetune.errors import ConfigError, UnsafeSourceError
+from codetune.jobs.config import JobOptions
+from codetune.jobs.work import Work
+from codetune.project import ProjectConfig
+from codetune.registry.access import Actor, require
+from codetune.registry.cards import Registry
+from codetune.registry.ownership import Owners, saved_as
+from codetune.sources.identity import looks_remote, parse_address
+
+_PATH = re.compile(r"[/~.]|.*\\")
+
+
+def checked(
+    actor: Actor,
+    kind: str,
+    source: str,
+    config: ProjectConfig,
+    options: JobOptions,
+    *,
+    registry: Registry,
+    owners: Owners,
+    folder: Path | None,
+) -> Work:
+    """The work as it goes into the queue, with every path and name settled.
+
+    Raises:
+        NotFoundError: it goes on from a model that is not the actor's to use.
+        UnsafeSourceError, ConfigError: it reads what only the administrator may.
+    """
+    base = _base(actor, config.base, registry, owners)
+    settled = config.model_copy(update={"base": base})
+    if actor.is_local:
+        where = str(folder.resolve()) if folder is not None else None
+        return Work(kind, _local(source, folder), _values(settled), where)
+    name = saved_as(actor, config.name or label_of(source))
+    settled = settled.model_copy(update={"name": name})
+    _check_paths(settled, options)
+    if not looks_remote(source) or source.lower().startswith("file:"):
+        plain = parse_address(source).path if source.lower().startswith("file:") else source
+        source = str(_below(plain, options.roots, "source"))
+    else:
+        parse_address(source)
+    return Work(kind, source, _values(settled))
+
+
+def label_of(source: str) -> str:
+    """What a model is called after its source, when nobody has named it."""
+    last = source.rstrip("/").removesuffix(".git").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._") or "model"
+
+
+def _values(config: ProjectConfig) -> dict[str, Any]:
+    """What was said, and what was settled since; defaults stay those of the version that runs."""
+    return config.model_dump(mode="json", exclude_unset=True)
+
+
+def _local(source: str, folder: Path | None) -> str:
+    """A path of this machine as every process sees it; an address as it is."""
+    path = (folder or Path()) / Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def _base(actor: Actor, base: str, registry: Registry, owners: Owners) -> str:
+    """The base, which may be a model of the registry that the actor may use."""
+    names = {card.name for card in registry.list() if card.kind != "base"}
+    asked, colon, version = base.partition(":")
+    for name in (saved_as(actor, asked), asked):
+        if name in names:
+            require(actor, "use", owners.of([name])[name], f"model '{base}'")
+            return f"{name}{colon}{version}"
+    return base
+
+
+def _check_paths(config: ProjectConfig, options: JobOptions) -> None:
+    if _PATH.match(config.base) or Path(config.base).exists():
+        _below(config.base, options.roots, "base")
+    for number, one in enumerate(config.dataset.mix):
+        _below(one.path, options.roots, f"dataset.mix.{number}.path")
+    teacher = config.dataset.instructions.teacher.url
+    if teacher is not None and teacher not in options.teachers:
+        raise ConfigError(
+            f"dataset.instructions.teacher.url: {teacher} is not among this server's teachers.",
+            advice=f"Known: {', '.join(options.teachers)}." if options.teachers else "It has none.",
+        )
+
+
+def _below(path: str, roots: Iterable[str], what: str) -> Path:
+    """The real path, if it lies below one of `roots`; links are followed first."""
+    real = Path(path).expanduser().resolve()
+    if any(real.is_relative_to(Path(root).expanduser().resolve()) for root in roots):
+        return real
+    raise UnsafeSourceError(
+        f"{what}: paths of the server cannot be used here.",
+        advice="Use an https:// or ssh:// address, or ask the administrator to allow a folder "
+        "(the option `roots` of jobs).",
+    )

@@ -1,0 +1,217 @@
+"""A worker: takes jobs from the queue, runs each in a child process, keeps their leases.
+
+One thread, one loop: hear the children, write down what they told, renew leases, see who is to
+be cancelled, take over from dead workers, claim what fits. The database may go away for a while:
+children go on as long as their leases last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from codetune.errors import StoreError
+from codetune.jobs.config import JobOptions
+from codetune.jobs.presence import Presence, machine
+from codetune.jobs.process import Child, scrubbed
+from codetune.jobs.queue import Claim, Member, Queue
+from codetune.jobs.running import Try
+from codetune.store.database import Database
+
+POLL = 0.5  # seconds between two looks for new jobs and cancelled ones
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """`slots` jobs at a time, until `stop` is called or, with `once`, nothing is left to do."""
+
+    def __init__(
+        self,
+        database: Database,
+        home: Path,
+        options: JobOptions | None = None,
+        *,
+        slots: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.options = options or JobOptions()
+        self.id = secrets.token_hex(8)
+        self.slots = slots
+        self._queue = Queue(database, self.options)
+        self._jobs = home / "jobs"
+        self._presence = Presence(self._jobs / "workers", self.id)
+        self._environment = os.environ if environment is None else environment
+        self._running: dict[int, Try] = {}  # by slot
+        self._stopping = threading.Event()
+        self._heard = selectors.DefaultSelector()
+        self._beaten = self._reaped = float("-inf")
+
+    def stop(self, *_: object) -> None:
+        """End soon: the jobs go back into the queue. A handler of signals, too."""
+        self._stopping.set()
+
+    def run(self, *, once: bool = False) -> None:
+        """Work until told to stop; with `once`, until no job is ready and none runs."""
+        member = Member(self.id, machine(), socket.gethostname(), os.getpid(), self.slots)
+        with self._presence:
+            self._queue.join(member)
+            self._presence.sweep(self._queue.members())
+            try:
+                while not self._stopping.is_set():
+                    idle = self._turn()
+                    if once and idle and not self._running:
+                        break
+                    self._listen(POLL)
+            finally:
+                self._go()
+                self._queue.leave(self.id)
+
+    def _turn(self) -> bool:
+        """Everything that is due; True when there is nothing to claim."""
+        try:
+            self._keep_leases()
+            self._settle_ended()
+            self._cancel()
+            self._reap()
+            return not self._claim()
+        except StoreError as error:
+            # Unreachable or locked for too long: the same again at the next turn.
+            _log.warning("%s", error)
+            self._drop_unleased()
+            return False
+
+    def _listen(self, seconds: float) -> None:
+        """Wait for reports, `seconds` at most, and read them."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
+            if not self._running:
+                self._stopping.wait(left)
+                return
+            # Short waits: a child that ends closes its pipe, which wakes this at once.
+            for key, _ in self._heard.select(min(left, 0.1)):
+                attempt: Try = key.data
+                if not attempt.hear():
+                    self._heard.unregister(key.fileobj)
+                    return
+
+    def _keep_leases(self) -> None:
+        now = time.monotonic()
+        if now - self._beaten < self.options.lease / 5:
+            return
+        lost = self._queue.beat(self.id, [one.claim for one in self._running.values()])
+        self._beaten = now
+        for slot, one in list(self._running.items()):
+            if one.claim in lost:
+                _log.warning("Job %s belongs to another worker by now.", one.claim.job)
+                self._end(slot)
+
+    def _settle_ended(self) -> None:
+        for slot, one in list(self._running.items()):
+            if one.write_down(self._queue):
+                self._end(slot)
+
+    def _cancel(self) -> None:
+        asked = self._queue.cancelled([one.claim for one in self._running.values()])
+        for one in self._running.values():
+            if one.claim.job in asked:
+                one.child.stop(self.options.grace)
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        if now - self._reaped < self.options.lease / 3:
+            return
+        for job in self._queue.reap(self._presence.is_dead):
+            _log.warning("Job %s was taken over from a worker that is gone.", job)
+        self._reaped = now
+
+    def _claim(self) -> bool:
+        """Fill the free slots; True when something was claimed."""
+        claimed = False
+        while len(self._running) < self.slots:
+            claim = self._queue.claim(self.id)
+            if claim is None:
+                return claimed
+            claimed = True
+            self._start(claim)
+        return claimed
+
+    def _start(self, claim: Claim) -> None:
+        slot = next(n for n in range(self.slots) if n not in self._running)
+        environment = scrubbed(self._environment, self.options.environment)
+        environment |= {"CODETUNE_HOME": str(self._jobs.parent)}
+        child = Child(
+            claim.job,
+            claim.work,
+            self._jobs / claim.job,
+            environment=environment | devices(slot, self.slots, environment),
+            nice=self.options.nice,
+        )
+        one = self._running[slot] = Try(claim, child)
+        self._heard.register(child.reports, selectors.EVENT_READ, one)
+        _log.info("Job %s: try %d in process %d.", claim.job, claim.attempt, child.pid)
+
+    def _end(self, slot: int) -> None:
+        one = self._running.pop(slot)
+        if one.child.reports in self._heard.get_map():
+            self._heard.unregister(one.child.reports)
+        one.child.kill()
+        one.child.close()
+
+    def _drop_unleased(self) -> None:
+        """Without a lease another worker may have the jobs by now: two must not do the same."""
+        if time.monotonic() - self._beaten > self.options.lease:
+            for slot in list(self._running):
+                self._end(slot)
+
+    def _go(self) -> None:
+        """Every job back into the queue, where it waits for the next worker."""
+        for one in self._running.values():
+            one.release()
+            one.child.stop(self.options.grace)
+        until = time.monotonic() + 10
+        while self._running and time.monotonic() < until:
+            try:
+                self._settle_ended()
+            except StoreError as error:
+                _log.warning("%s", error)
+            time.sleep(0.05)
+        for slot in list(self._running):
+            self._end(slot)
+
+
+def devices(slot: int, slots: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """What of the machine a slot has: its own GPU, and its share of the cores.
+
+    The GPU's number is one of those that the worker may see. Set OMP_NUM_THREADS, and jobs
+    keep it: sums depend on the number of threads in their last bits.
+    """
+    chosen: dict[str, str] = {}
+    seen = gpus(environment)
+    if seen:
+        chosen["CUDA_VISIBLE_DEVICES"] = seen[slot % len(seen)]
+    if "OMP_NUM_THREADS" not in environment:
+        chosen["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // slots))
+    return chosen
+
+
+def gpus(environment: Mapping[str, str]) -> list[str]:
+    """The GPUs that a process with this environment may use, without asking the driver."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    nodes = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
+    return [str(number) for number in range(len(nodes))]
+
+
+def ends_on_signals(worker: Worker) -> None:
+    """SIGTERM and Ctrl-C let the worker put its jobs back before it ends."""
+    signal.signal(signal.SIGTERM, worker.stop)
+    signal.signal(signal.SIGINT, worker.stop)
