@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from pydantic import model_validator
 
 from codetune.bridges import axolotl
 from codetune.corpus.config import CorpusOptions
@@ -22,9 +23,30 @@ FILE_NAME = "codetune.yaml"
 _log = logging.getLogger(__name__)
 
 
+# What stands for a whole way of tuning. The rate is low, for the base's own knowledge is what
+# goes on; general code is replayed, for the same reason (Ibrahim et al. 2024, arXiv 2403.08763).
+PRESETS: dict[str, dict[str, Any]] = {
+    "continued-pretraining": {
+        "dataset": {"use_ntp": True, "use_fim": False, "use_sft": False, "replay_share": 0.3},
+        "training": {
+            "method": "full",
+            "learning_rate_scale": 0.3,
+            "warmup": 0.1,
+            "schedule": "cosine",
+        },
+    },
+}
+
+
 class ProjectConfig(Options):
     """What a project's codetune.yaml may say; every key has a default."""
 
+    preset: Literal["continued-pretraining"] | None = option(
+        None,
+        description="Other defaults, under whatever else is set. continued-pretraining: every "
+        "weight learns the plain text (training.method full, no FIM, no instructions) at 0.3 of "
+        "the usual rate, warmed up over a tenth of the steps, with 30 % general code replayed.",
+    )
     name: str | None = option(None, description="Name of the tuned model; default: the source's.")
     base: str = option(
         "nano",
@@ -43,6 +65,36 @@ class ProjectConfig(Options):
     evaluation: EvaluationOptions = option(
         default_factory=EvaluationOptions, description="How the result is judged."
     )
+    search: SearchOptions = option(
+        default_factory=SearchOptions,
+        description="Whether `codetune tune` tries other options first, and which; the other "
+        "commands leave this section aside.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _put_below(cls, values: Any) -> Any:
+        """The preset's options, where no other value is given."""
+        name = values.get("preset") if isinstance(values, Mapping) else None
+        if not isinstance(name, str) or name not in PRESETS:
+            return values
+        filled = dict(values)
+        for section, defaults in PRESETS[name].items():
+            given = filled.get(section)
+            if given is None or isinstance(given, Mapping):
+                filled[section] = {**defaults, **(given or {})}
+        return filled
+
+    def with_values(self, values: Mapping[str, Any], where: str) -> ProjectConfig:
+        """The same with other values of some options (dotted key → value).
+
+        Raises:
+            ConfigError: an option does not exist or cannot have this value.
+        """
+        all_values = self.model_dump(mode="json")
+        for key, value in values.items():
+            _put(all_values, key, value)
+        return ProjectConfig.load(all_values, where)
 
 
 def load_project(

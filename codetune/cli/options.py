@@ -69,6 +69,10 @@ def method_option(command: Command) -> Command:
     )(command)
 
 
+# As ProjectConfig.preset has them; a test keeps them equal.
+PRESETS = ("continued-pretraining",)
+
+
 def project_options(command: Command) -> Command:
     """Options of every command that runs stages of a project."""
     decorators: list[Decorator] = [
@@ -79,6 +83,12 @@ def project_options(command: Command) -> Command:
             type=click.Path(path_type=Path),
             help="A codetune.yaml (`codetune init` writes one with every option), or an "
             "Axolotl file.",
+        ),
+        click.option(
+            "--preset",
+            type=click.Choice(PRESETS),
+            help="Other defaults. continued-pretraining: every weight, plain text alone, a low "
+            "rate, a long warm-up, general code replayed.",
         ),
         click.option(
             "--set",

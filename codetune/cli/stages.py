@@ -130,6 +130,7 @@ def _run(
     config_file: Path | None,
     settings: tuple[str, ...],
     as_json: bool,
+    preset: str | None = None,
     base: str | None = None,
     method: str | None = None,
     data: str | None = None,
@@ -140,7 +141,8 @@ def _run(
     from codetune.pipeline import Journey
     from codetune.project import load_project
 
-    overrides = {"base": base, "training.method": method} | data_settings(data)
+    overrides = {"preset": preset, "base": base, "training.method": method}
+    overrides |= data_settings(data)
     config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
         journey = Journey(source, config, progress)

@@ -35,6 +35,7 @@ from codetune.cli.terminal import print_json, progress_shown
 def tune(
     source: str,
     config_file: Path | None,
+    preset: str | None,
     base: str | None,
     data: str | None,
     method: str | None,
@@ -56,14 +57,15 @@ def tune(
       codetune tune https://github.com/OWNER/NAME --method full --name ours
       codetune tune . --base Qwen/Qwen2.5-Coder-1.5B --set training.epochs=2
       codetune tune . --data ntp,fim,sft
+      codetune tune . --preset continued-pretraining
       codetune tune . --search 8 --set search.seed=1
       codetune tune . --config codetune.yaml --json > result.json
     """
     from codetune import pipeline
     from codetune.project import load_project
 
-    overrides = {"base": base, "name": name, "training.method": method, "search.trials": trials}
-    overrides |= data_settings(data)
+    overrides = {"preset": preset, "base": base, "name": name, "training.method": method}
+    overrides |= {"search.trials": trials} | data_settings(data)
     config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
         result = pipeline.tune(source, config, progress)

@@ -34,6 +34,9 @@ class TrainingOptions(Options):
         le=1,
         description="Peak learning rate; by method and size of the model when not set.",
     )
+    learning_rate_scale: float = option(
+        1.0, gt=0, le=10, description="Times the default rate, where learning_rate is not set."
+    )
     warmup: float = option(
         0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )

@@ -64,7 +64,7 @@ def make_plan(
         steps=steps,
         warmup_steps=round(options.warmup * steps),
         learning_rate=options.learning_rate
-        or METHODS[options.method].learning_rate_for(parameters),
+        or METHODS[options.method].learning_rate_for(parameters) * options.learning_rate_scale,
         validate_every=options.validate_every or max(1, min(200, math.ceil(steps / 12))),
         validation_batches=validation_batches(
             validation, options.validation_tokens, max(window, micro)

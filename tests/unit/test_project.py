@@ -78,3 +78,28 @@ def test_every_option_is_documented() -> None:
         return missing
 
     assert undocumented(ProjectConfig) == []
+
+
+def test_a_preset_stands_below_everything_else(tmp_path: Path) -> None:
+    usual = ProjectConfig()
+    config = load_project(None, {"preset": "continued-pretraining"})
+    assert config.training.method == "full"
+    assert config.dataset.use_fim is config.dataset.use_sft is False
+    assert config.training.learning_rate_scale < usual.training.learning_rate_scale
+    assert config.training.warmup > usual.training.warmup
+    assert config.dataset.replay_share >= usual.dataset.replay_share > 0
+    assert config.with_values({"training.epochs": 2}, "test").training.method == "full"
+
+    file = write(tmp_path, "preset: continued-pretraining\ntraining: {warmup: 0.2}\ndataset:\n")
+    config = load_project(file, {}, ["training.method=lora"])
+    assert (config.training.warmup, config.training.method) == (0.2, "lora")
+    assert config.dataset.use_fim is False
+    with pytest.raises(ConfigError, match="option 'preset' cannot be 'pretraining'"):
+        load_project(None, {"preset": "pretraining"})
+
+
+def test_the_command_line_offers_every_preset() -> None:
+    from codetune.cli.options import PRESETS as OFFERED
+    from codetune.project import PRESETS
+
+    assert set(OFFERED) == set(PRESETS)

@@ -55,6 +55,9 @@ def test_larger_models_get_smaller_rates_and_lora_larger_ones(plan: Any) -> None
     assert 1e-4 < large < 4e-4
     assert 1e-5 < plan(parameters=1_500_000_000, method="full").learning_rate < 1e-4
     assert plan(learning_rate=0.5).learning_rate == 0.5
+    scaled = plan(method="full", learning_rate_scale=0.3).learning_rate
+    assert scaled == pytest.approx(0.3 * plan(method="full").learning_rate)
+    assert plan(learning_rate=0.5, learning_rate_scale=0.3).learning_rate == 0.5
 
 
 def test_validation_is_bounded(plan: Any) -> None:
