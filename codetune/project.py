@@ -65,11 +65,6 @@ class ProjectConfig(Options):
     evaluation: EvaluationOptions = option(
         default_factory=EvaluationOptions, description="How the result is judged."
     )
-    search: SearchOptions = option(
-        default_factory=SearchOptions,
-        description="Whether `codetune tune` tries other options first, and which; the other "
-        "commands leave this section aside.",
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -84,17 +79,6 @@ class ProjectConfig(Options):
             if given is None or isinstance(given, Mapping):
                 filled[section] = {**defaults, **(given or {})}
         return filled
-
-    def with_values(self, values: Mapping[str, Any], where: str) -> ProjectConfig:
-        """The same with other values of some options (dotted key → value).
-
-        Raises:
-            ConfigError: an option does not exist or cannot have this value.
-        """
-        all_values = self.model_dump(mode="json")
-        for key, value in values.items():
-            _put(all_values, key, value)
-        return ProjectConfig.load(all_values, where)
 
 
 def load_project(
