@@ -1,6 +1,6 @@
 """The story: a repository becomes a model of its own, proved better and kept.
 
-    collect → clean → build → train → evaluate → register
+    collect → clean → build → (search →) train → evaluate → register
 
 Each stage is one call that returns a finished artifact; a stage that is already done for the
 same options and inputs is skipped, so that a re-run after a crash goes on where it stopped.
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codetune import trials
 from codetune.artifacts import Artifact, digest_of, home, open_artifact
 from codetune.corpus.clean import clean
 from codetune.dataset.build import build
@@ -24,6 +26,7 @@ from codetune.sources.collect import collect
 
 if TYPE_CHECKING:
     from codetune.models.load import BaseModel
+    from codetune.search.search import Outcome, Report
 
 
 @dataclass
@@ -34,6 +37,8 @@ class Journey:
     config: ProjectConfig
     progress: Progress
     collected: Path | None = None  # what an earlier try has read: the source is not read again
+    yardstick: Artifact | None = None  # a dataset whose validation is scored, not the run's own
+    found_by: Artifact | None = None  # the search that chose the options
 
     def __post_init__(self) -> None:
         # The folder's name is a digest: what a user types never becomes a path.
@@ -73,13 +78,55 @@ class Journey:
             self.progress,
         )
 
-    def train(self) -> Artifact:
-        """The tuned weights, with the run's log and curves."""
-        from codetune.training.train import train
+    def train(self, report: Report | None = None) -> Artifact:
+        """The tuned weights, with the run's log and curves; `report` is for trials."""
+        from codetune.training.train import Trial, train
 
         return train(
-            self.build(), self.base(), self.config.training, self.folder / "runs", self.progress
+            self.build(),
+            self.base(),
+            self.config.training,
+            self.folder / "runs",
+            self.progress,
+            trial=Trial(self.yardstick, report) if self.yardstick else None,
         )
+
+    def search(self) -> Artifact:
+        """Trials with other options, all judged by one validation set (see `trials`)."""
+        from codetune.search.search import require, search
+
+        require()  # Optuna, before any work is done
+        space = trials.make_space(self.config, self.base())
+        yardstick = self._with(trials.yardstick_config(self.config, space)).build()
+        trials.check_yardstick(self.config, yardstick)
+
+        def attempt(params: Mapping[str, Any], report: Report) -> Outcome:
+            """An ordinary run, unless its report gives it up."""
+            journey = self._with(trials.trial_config(self.config, params), yardstick)
+            with trials.failures(as_given=not params):
+                return trials.outcome(journey.train(report), report)
+
+        return search(
+            self.config.search,
+            space,
+            attempt,
+            self.folder / "searches",
+            self.progress,
+            given=trials.identity(self.config, self.clean(), self.base(), yardstick),
+        )
+
+    def best(self) -> Journey:
+        """This journey with the options that its search finds; itself where none is wanted."""
+        if not self.config.search.trials:
+            return self
+        found = self.search()
+        yardstick = open_artifact(self.folder / "datasets" / found.inputs["yardstick"])
+        best = self._with(trials.best_config(self.config, found), yardstick)
+        best.found_by = found
+        return best
+
+    def _with(self, config: ProjectConfig, yardstick: Artifact | None = None) -> Journey:
+        return Journey(self.source, config, self.progress, self.collect().path, yardstick)
 
     def evaluate(self) -> Artifact:
         """The scorecard: base against tuned on the held-out code."""
@@ -111,6 +158,8 @@ class Journey:
             repository=self.repository(),
             base=self.base(),
         )
+        if self.found_by is not None:
+            registry.keep_search(card, self.found_by)
         write_report(
             registry.folder(card),
             collected=collected,
@@ -119,6 +168,7 @@ class Journey:
             run=run,
             evaluation=evaluation,
             card=card,
+            search=self.found_by,
         )
         return card
 
@@ -149,6 +199,7 @@ class Tuned:
     dataset: dict[str, Any]
     training: dict[str, Any]
     scorecard: dict[str, Any]
+    search: dict[str, Any] | None = None  # only where other options were tried
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -159,6 +210,7 @@ class Tuned:
             "dataset": self.dataset,
             "training": self.training,
             "scorecard": self.scorecard,
+            **({"search": self.search} if self.search else {}),
         }
 
 
@@ -171,6 +223,7 @@ def tuned(journey: Journey) -> Tuned:
     """The journey's end; the stages that are missing are run."""
     from codetune.registry.cards import Registry
 
+    journey = journey.best()
     card = journey.register()
     return Tuned(
         card=card,
@@ -179,4 +232,5 @@ def tuned(journey: Journey) -> Tuned:
         dataset=dict(journey.build().summary),
         training=dict(journey.train().summary),
         scorecard=json.loads((journey.evaluate() / "scorecard.json").read_text()),
+        search=dict(journey.found_by.summary) if journey.found_by else None,
     )

@@ -16,6 +16,7 @@ from codetune.dataset.config import DatasetOptions
 from codetune.errors import ConfigError
 from codetune.evaluation.config import EvaluationOptions
 from codetune.options import Options, option
+from codetune.search.config import SearchOptions
 from codetune.sources.config import SourceOptions
 from codetune.training.config import TrainingOptions
 
@@ -65,6 +66,22 @@ class ProjectConfig(Options):
     evaluation: EvaluationOptions = option(
         default_factory=EvaluationOptions, description="How the result is judged."
     )
+    search: SearchOptions = option(
+        default_factory=SearchOptions,
+        description="Whether `codetune tune` tries other options first, and which; the other "
+        "commands leave this section aside.",
+    )
+
+    def with_values(self, values: Mapping[str, Any], where: str) -> ProjectConfig:
+        """The same with other values of some options (dotted key → value).
+
+        Raises:
+            ConfigError: an option does not exist or cannot have this value.
+        """
+        all_values = self.model_dump(mode="json")
+        for key, value in values.items():
+            _put(all_values, key, value)
+        return ProjectConfig.load(all_values, where)
 
     @model_validator(mode="before")
     @classmethod
@@ -129,10 +146,19 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; a number names an element of a list (dataset.mix.0.share)."""
     *parents, last = key.split(".")
+    place: Any = values
     for parent in parents:
-        inner = values[parent] = values.get(parent) or {}
-        if not isinstance(inner, dict):
+        if isinstance(place, list):
+            if not parent.isdecimal() or int(parent) >= len(place):
+                raise ConfigError(f"Option '{key}': there is no element '{parent}' in a list.")
+            place = place[int(parent)]
+        else:
+            place[parent] = place.get(parent) or {}
+            place = place[parent]
+        if not isinstance(place, dict | list):
             raise ConfigError(f"Option '{key}': '{parent}' is not a section.")
-        values = inner
-    values[last] = value
+    if isinstance(place, list):
+        raise ConfigError(f"Option '{key}': name an option of one element, not the element.")
+    place[last] = value

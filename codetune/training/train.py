@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +31,27 @@ if TYPE_CHECKING:
     from codetune.training.trainer import CodetuneTrainer
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What makes a run one of several that are compared."""
+
+    validation: Artifact  # the dataset whose validation store is scored, instead of the run's own
+    # Told of each validation: step, of how many, loss in nats per token. False gives the run up.
+    report: Callable[[int, int, float], bool] | None = None
+
+
+class GivenUpError(Exception):
+    """The run was not worth going on with, says its trial's `report`; its checkpoints are gone."""
+
+
 def train(
     dataset: Artifact,
     base: BaseModel,
     options: TrainingOptions,
     folder: Path,
     progress: Progress,
+    *,
+    trial: Trial | None = None,
 ) -> Artifact:
     """Tune `base` on the dataset's token store; an interrupted run goes on where it was.
 
@@ -46,8 +61,11 @@ def train(
     Raises:
         WillNotFitError: memory or disk will not do.
         TrainingError: the data is empty, documents cannot be isolated, the loss is not finite.
+        GivenUpError: `trial` said so.
     """
     inputs = {"dataset": dataset.digest, "base": base.digest}
+    if trial is not None and trial.validation.digest != dataset.digest:
+        inputs["validation"] = trial.validation.digest
     if base.parent is not None:
         inputs["parent"] = base.parent.digest
     return run_stage(
@@ -55,7 +73,7 @@ def train(
         folder,
         options.model_dump(mode="json"),
         inputs,
-        lambda run: _Run(dataset, base, options, run, progress).go(),
+        lambda run: _Run(dataset, base, options, run, progress, trial).go(),
         resumable=True,
     )
 
@@ -83,6 +101,7 @@ class _Run:
     options: TrainingOptions
     folder: Path
     progress: Progress
+    trial: Trial | None = None
 
     def go(self) -> Mapping[str, Any]:
         from codetune.interrupt import ends_soon
@@ -164,11 +183,14 @@ class _Run:
                 passes=parts.passes,
                 checkpoints=checkpoints,
                 options=options,
-                outputs=Outputs(metrics, log, task),
+                outputs=Outputs(metrics, log, task, self._validated),
                 streams=parts.streams,
             )
             try:
                 self._run(trainer, checkpoint)
+            except GivenUpError:
+                checkpoints.remove()
+                raise
             finally:
                 recovery.detach()
         model = parts.objective.model
@@ -178,6 +200,7 @@ class _Run:
         keep_template(self.dataset.path, self.base.parent, self.folder / "model")
         checkpoints.remove()
         summary = _summary(trainer, options, facts.parameters, facts.trainable)
+        summary["validation"]["saved"] = trainer.tally.best_validation
         return {**summary, "recovery": recovery.now.events}
 
     def _assemble(self, log: logging.Logger, recovery: Recovery) -> _Parts:
@@ -258,9 +281,14 @@ class _Run:
             trainer.evaluate()
 
     def _stores(self) -> tuple[TokenStore, TokenStore]:
-        return TokenStore.open(self.dataset / "tokens"), TokenStore.open(
-            self.dataset / "validation"
-        )
+        scored = self.dataset if self.trial is None else self.trial.validation
+        return TokenStore.open(self.dataset / "tokens"), TokenStore.open(scored / "validation")
+
+    def _validated(self, step: int, steps: int, loss: float) -> None:
+        """Tell the trial that this run belongs to, if there is one."""
+        report = self.trial.report if self.trial is not None else None
+        if report is not None and not report(step, steps, loss):
+            raise GivenUpError(f"Given up after step {step} of {steps}.")
 
     def _device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
         import torch
@@ -295,6 +323,7 @@ def _summary(
         },
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
+        "planned_steps": trainer.args.max_steps,
         "best_step": tally.best_step,
         "stopped_early": tally.stopped_early,
         "parameters": parameters,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class Outputs:
     metrics: Metrics
     log: logging.Logger
     task: Task
+    validated: Callable[[int, int, float], None] | None = None  # step, of how many, loss
 
 
 def arguments(options: TrainingOptions, plan: Plan, run: Path, device: str) -> TrainingArguments:
@@ -184,11 +185,7 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean validation loss in nats per token; keeps the best weights."""
-        self.model.eval()
-        pairs = [self.passes.summed(batch.to(self.args.device)) for batch in self.validation]
-        self.model.train()
-        loss = sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
-        streams = losses_by_stream(self.streams, pairs)
+        loss, streams = self.validation_loss()
         step, tally = self.state.global_step, self.tally
         best = tally.best_validation is None or loss < tally.best_validation
         if tally.first_validation is None:
@@ -205,12 +202,22 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
         )
         self.outputs.log.info("step %d: validation loss %.4f%s", step, loss, " *" if best else "")
         tally.validated_step = step
+        if self.outputs.validated is not None:
+            self.outputs.validated(step, self.args.max_steps, loss)
         self.control.should_training_stop |= tally.stopped_early
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, {"eval_loss": loss}
         )
         self.steps.start_clock()
         return {"eval_loss": loss}
+
+    def validation_loss(self) -> tuple[float, dict[str, float]]:
+        """The model's mean loss as it is now, and that of each stream, in nats per token."""
+        self.model.eval()
+        pairs = [self.passes.summed(batch.to(self.args.device)) for batch in self.validation]
+        self.model.train()
+        loss = sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
+        return loss, losses_by_stream(self.streams, pairs)
 
     # -- checkpoints ---------------------------------------------------------------------
 
