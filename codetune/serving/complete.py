@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codetune.errors import BadRequestError, ModelError, UnservableModelError
+from codetune.models.architecture import is_seq2seq
 from codetune.models.load import read_json
 from codetune.models.prompts import Fitted, Renderer, fit_context, fit_fim, transcode
+from codetune.models.seq2seq import USUAL_WINDOW
 from codetune.serving.catalog import Catalog
 from codetune.serving.config import ServingOptions
 from codetune.serving.engine import Engine, Generation, Job, Sampling, Servable
@@ -215,6 +217,8 @@ def _window(config: dict[str, object]) -> int:
     for key in _WINDOW_KEYS:
         if isinstance(value := config.get(key), int) and value > 0:
             return value
+    if is_seq2seq(config):
+        return USUAL_WINDOW
     raise ModelError("config.json does not say how long the model's window is.")
 
 
