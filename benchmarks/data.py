@@ -101,6 +101,7 @@ def measure(repository: Path, home: Path) -> int:
     from codetune.corpus.config import CorpusOptions
     from codetune.dataset.build import build
     from codetune.dataset.config import DatasetOptions
+    from codetune.pipeline import data_workers
     from codetune.progress import Progress
     from codetune.records import Repository
     from codetune.sources.collect import collect
@@ -108,16 +109,20 @@ def measure(repository: Path, home: Path) -> int:
 
     base = Path(sys.modules["codetune"].__path__[0], "models", "nano", "weights")
     times, progress = {}, Progress()
-    start = time.perf_counter()
-    collected = collect(str(repository), SourceOptions(), home / "sources", progress)
-    times["collect"] = time.perf_counter() - start
-    start = time.perf_counter()
-    cleaned = clean(collected, CorpusOptions(), home / "corpus", progress)
-    times["clean"] = time.perf_counter() - start
-    start = time.perf_counter()
-    record = Repository(**json.loads((collected / "repository.json").read_text()))
-    build(cleaned, record, base, DatasetOptions(), home / "datasets", progress)
-    times["build"] = time.perf_counter() - start
+    with data_workers() as workers:  # they start while collect reads
+        start = time.perf_counter()
+        collected = collect(
+            str(repository), SourceOptions(), home / "sources", progress, workers=workers
+        )
+        times["collect"] = time.perf_counter() - start
+        start = time.perf_counter()
+        cleaned = clean(collected, CorpusOptions(), home / "corpus", progress, workers=workers)
+        times["clean"] = time.perf_counter() - start
+        start = time.perf_counter()
+        record = Repository(**json.loads((collected / "repository.json").read_text()))
+        options, folder = DatasetOptions(), home / "datasets"
+        build(cleaned, record, base, options, folder, progress, workers=workers)
+        times["build"] = time.perf_counter() - start
     facts = {"bytes": collected.summary["bytes"], "files": collected.summary["files"]}
     kept = cleaned.summary["bytes"] / facts["bytes"]
     if kept < 0.8:

@@ -23,10 +23,16 @@ from codetune.progress import Progress
 from codetune.project import ProjectConfig
 from codetune.records import ModelCard, Repository
 from codetune.sources.collect import collect
+from codetune.workers import Workers
 
 if TYPE_CHECKING:
     from codetune.models.load import BaseModel
     from codetune.search.search import Outcome, Report
+
+
+def data_workers() -> Workers:
+    """Processes that `collect`, `clean` and `build` share, while a `with` block lasts."""
+    return Workers(needed=("codetune.corpus.examine", "codetune.dataset.leakage"))
 
 
 @dataclass
@@ -46,6 +52,7 @@ class Journey:
         place = str(local.resolve()) if local.exists() else self.source
         self.folder = home() / "projects" / digest_of(place)
         self._collected = open_artifact(self.collected) if self.collected else None
+        self._workers = data_workers()
 
     def collect(self) -> Artifact:
         """Every file of the source's past and present, with its commit.
@@ -60,23 +67,34 @@ class Journey:
                     {"commit", "explain"} & set(self.config.dataset.instructions.kinds)
                 )
                 options = options.model_copy(update={"commits": 4000 if wanted else 0})
-            self._collected = collect(self.source, options, folder, self.progress)
+            self._collected = collect(
+                self.source, options, folder, self.progress, workers=self._workers
+            )
         return self._collected
 
     def clean(self) -> Artifact:
         """The files worth learning from; the others are listed with a reason."""
-        return clean(self.collect(), self.config.corpus, self.folder / "corpus", self.progress)
+        with self._workers as workers:
+            return clean(
+                self.collect(),
+                self.config.corpus,
+                self.folder / "corpus",
+                self.progress,
+                workers=workers,
+            )
 
     def build(self) -> Artifact:
         """Training examples and token stores; held-out code that never enters them."""
-        return build(
-            self.clean(),
-            self.repository(),
-            self.base().path,
-            self.config.dataset,
-            self.folder / "datasets",
-            self.progress,
-        )
+        with self._workers as workers:
+            return build(
+                self.clean(),
+                self.repository(),
+                self.base().path,
+                self.config.dataset,
+                self.folder / "datasets",
+                self.progress,
+                workers=workers,
+            )
 
     def train(self, report: Report | None = None) -> Artifact:
         """The tuned weights, with the run's log and curves; `report` is for trials."""

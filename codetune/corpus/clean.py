@@ -7,14 +7,15 @@
     by comparison        exact_duplicate, near_duplicate
 
 The files are streamed once, past first, through the rules in this order; the first that applies
-is the reason. Memory holds one row group and 2 kB for each kept file.
+is the reason. What needs nothing but the file is done in processes. Memory holds one row group
+and 2 kB for each kept file.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,19 @@ from codetune.artifacts import Artifact, run_stage
 from codetune.corpus.changes import clean_changes
 from codetune.corpus.decode import decode
 from codetune.corpus.duplicates import Duplicates
-from codetune.corpus.examine import Candidate, Dropped, examine
+from codetune.corpus.examine import Candidate, Dropped, Examining
 from codetune.corpus.licences import Licences, is_licence_file
 from codetune.errors import CorpusError
 from codetune.progress import Progress
 from codetune.syntax.languages import IS_CODE
 from codetune.tables import TableWriter, read_rows, read_rows_where
+from codetune.workers import Workers
 
 if TYPE_CHECKING:
     from codetune.corpus.config import CorpusOptions
+
+_BATCH = 250_000  # bytes that a process gets at a time
+_PACKED = 4  # bytes of content in a byte of files.parquet, about
 
 DOCUMENTS = {
     "id": "string",
@@ -55,9 +60,14 @@ DROPPED = {
 
 
 def clean(
-    collected: Artifact, options: CorpusOptions, folder: Path, progress: Progress
+    collected: Artifact,
+    options: CorpusOptions,
+    folder: Path,
+    progress: Progress,
+    *,
+    workers: Workers | None = None,
 ) -> Artifact:
-    """Decide about every collected file.
+    """Decide about every collected file, the same whatever the number of `workers`.
 
     Raises:
         CorpusError: no code is left.
@@ -67,7 +77,7 @@ def clean(
         folder,
         options.model_dump(mode="json"),
         {"collect": collected.digest},
-        lambda partial: _Cleaning(collected, options, partial).run(progress),
+        lambda partial: _Cleaning(collected, options, partial).run(progress, workers or Workers()),
     )
 
 
@@ -80,9 +90,10 @@ class _Cleaning:
         self.duplicates = Duplicates(options.near_duplicates)
         self.licences = Licences(_licence_texts(collected))
 
-    def run(self, progress: Progress) -> dict[str, Any]:
+    def run(self, progress: Progress, workers: Workers) -> dict[str, Any]:
         """Write both tables; returns the summary."""
         with (
+            workers,
             TableWriter(self.folder / "documents.parquet", DOCUMENTS) as documents,
             TableWriter(self.folder / "dropped.parquet", DROPPED) as dropped,
             progress.task("clean", total=self.collected.summary["files"], unit="files") as task,
@@ -90,15 +101,19 @@ class _Cleaning:
             for row in read_rows(self.collected / "skipped.parquet"):
                 self.tally.drop(row["reason"])
                 dropped.write(row)
-            for row in read_rows(self.collected / "files.parquet"):
-                task.advance(note=row["path"])
-                verdict = self._compare(examine(row, self.options, self.licences))
-                if isinstance(verdict, Dropped):
-                    self.tally.drop(verdict.reason)
-                    dropped.write(_dropped_row(row, verdict))
-                else:
-                    size = self.tally.keep(verdict)
-                    documents.write(verdict.document, size=size)
+            files = self.collected / "files.parquet"
+            workers.expect(files.stat().st_size * _PACKED)
+            arguments = (self.options, self.licences)
+            for examined in workers.map(Examining, arguments, _batches(files)):
+                for file, own in examined:
+                    task.advance(note=file.path)
+                    verdict = self._compare(own)
+                    if isinstance(verdict, Dropped):
+                        self.tally.drop(verdict.reason)
+                        dropped.write(file._asdict() | asdict(verdict))
+                    else:
+                        size = self.tally.keep(verdict)
+                        documents.write(verdict.document, size=size)
         self._check_code()
         return self.tally.summary() | self._commits(progress)
 
@@ -185,10 +200,17 @@ class _Tally:
         }
 
 
-def _dropped_row(row: dict[str, Any], verdict: Dropped) -> dict[str, Any]:
-    kept = {name: row[name] for name in ("path", "in_past", "in_present")}
-    size = len(row["content"])
-    return {**kept, "reason": verdict.reason, "detail": verdict.detail, "bytes": size}
+def _batches(files: Path) -> Iterator[list[dict[str, Any]]]:
+    """The collected rows in runs of about `_BATCH` bytes."""
+    run: list[dict[str, Any]] = []
+    size = 0
+    for row in read_rows(files):
+        run.append(row)
+        size += len(row["content"])
+        if size >= _BATCH:
+            yield run
+            run, size = [], 0
+    yield run
 
 
 def _licence_texts(collected: Artifact) -> Iterator[tuple[str, str]]:

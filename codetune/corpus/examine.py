@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codetune.corpus.content import judge_text
 from codetune.corpus.decode import decode, is_binary
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from codetune.similarity import Signature
 
 _FEWEST_SHINGLES = 24  # the similarity of shorter texts means nothing
+
+
+class File(NamedTuple):
+    """A collected file without its content of `bytes` bytes."""
+
+    path: str
+    bytes: int
+    in_past: bool
+    in_present: bool
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> File:
+        return cls(row["path"], len(row["content"]), row["in_past"], row["in_present"])
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,17 @@ class Candidate:
     encoding: str
     invisible: int
     secrets: Counter[str] = field(default_factory=Counter)
+
+
+class Examining:
+    """Judges rows of files.parquet; every process has one."""
+
+    def __init__(self, options: CorpusOptions, licences: Licences) -> None:
+        self._options, self._licences = options, licences
+
+    def __call__(self, rows: list[dict[str, Any]]) -> list[tuple[File, Candidate | Dropped]]:
+        """Each file without its content, and what is decided about it, in the rows' order."""
+        return [(File.of(row), examine(row, self._options, self._licences)) for row in rows]
 
 
 def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> Candidate | Dropped:

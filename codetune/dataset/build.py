@@ -28,7 +28,6 @@ from codetune.dataset.review import Review
 from codetune.dataset.split import Split, split
 from codetune.dataset.table import ExamplesFile
 from codetune.dataset.windows import WindowSet, telling_windows
-from codetune.dataset.workers import Workers, processes_for
 from codetune.errors import DatasetError
 from codetune.models.prompts import Renderer
 from codetune.models.prompts.templates import TEMPLATE_FILE
@@ -36,6 +35,7 @@ from codetune.models.tokens import TokenWriter
 from codetune.progress import Progress
 from codetune.records import Document, Repository
 from codetune.tables import read_rows
+from codetune.workers import Workers
 
 VERSION = 2  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
@@ -50,14 +50,14 @@ def build(
     folder: Path,
     progress: Progress,
     *,
-    processes: int | None = None,
+    workers: Workers | None = None,
 ) -> Artifact:
     """Split, draw examples, tokenise for the base whose tokenizer is in `base`.
 
     The artifact holds `examples.parquet`, the token stores `tokens/` and `validation/`,
     `heldout.parquet` and `heldout_fim.parquet`, and `mix.json`, which says of every stream how
     many tokens it has; with conversations, also `chat_template.jinja`. The same inputs and seed
-    give the same bytes, whatever the number of processes (by default one a core, for more than a
+    give the same bytes, whatever the number of `workers` (by default one a core, for more than a
     few megabytes).
 
     Raises:
@@ -69,7 +69,7 @@ def build(
     recipe = resolve(options, renderer, base, repository, review)
     documents = cleaned / "documents.parquet"
     work = _Build(documents, base, renderer, options, recipe, progress)
-    work.processes = processes or processes_for(documents.stat().st_size * _PACKED)
+    work.workers = workers or Workers()
     work.review = review
     inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
     inputs |= inputs_of(options)
@@ -91,7 +91,7 @@ class _Build:
     options: DatasetOptions
     recipe: Recipe
     progress: Progress
-    processes: int = 1
+    workers: Workers = field(default_factory=Workers)
     replay: Sequence[Document] = ()
     instructions: Instructions | None = None
     review: Review = field(default_factory=Review)
@@ -100,7 +100,8 @@ class _Build:
 
     def make(self, folder: Path) -> dict[str, Any]:
         """The stage: split, purge, write what is held out, write examples, measure."""
-        with Workers(self.processes) as workers:
+        with self.workers as workers:
+            workers.expect(self.documents.stat().st_size * _PACKED)
             workers.prepare(Packing, (self.base, self.recipe))  # meanwhile, they start
             with self.progress.task("Choosing what to hold out"):
                 entries = read_catalogue(self.documents)

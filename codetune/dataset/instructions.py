@@ -21,12 +21,12 @@ from codetune.dataset.leakage import Purged
 from codetune.dataset.review import Review
 from codetune.dataset.table import ExamplesFile, columns_of, pack_rows
 from codetune.dataset.windows import WindowSet, telling_windows
-from codetune.dataset.workers import Workers
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import TokenWriter
 from codetune.progress import Progress
 from codetune.records import Document, Example
 from codetune.tables import TableWriter
+from codetune.workers import Workers
 
 if TYPE_CHECKING:
     from codetune.dataset.config import DatasetOptions

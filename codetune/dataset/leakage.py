@@ -14,13 +14,13 @@ from codetune.dataset.heldout import Scored, candidate_windows, without_leaks
 from codetune.dataset.instruct.diffs import unmarked
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
-from codetune.dataset.workers import Workers
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import Ids, TokenStore
 from codetune.progress import Progress
 from codetune.records import Document
 from codetune.similarity import NearDuplicates, fingerprint
 from codetune.tables import read_rows
+from codetune.workers import Workers
 
 _PART = 500_000  # tokens that a process decodes at a time
 _AROUND = 1500  # characters on both sides of a middle that hold all windows over it

@@ -26,6 +26,7 @@ from codetune.progress import Progress
 from codetune.sources.items import Item, Source
 from codetune.sources.opening import open_source
 from codetune.tables import TableWriter
+from codetune.workers import Workers
 
 if TYPE_CHECKING:
     from codetune.sources.config import SourceOptions
@@ -66,11 +67,13 @@ def collect(
     progress: Progress,
     *,
     allow_local: bool = True,
+    workers: Workers | None = None,
 ) -> Artifact:
     """Read `source` (a path, an address or an archive) into `files.parquet`, the past first.
 
     `allow_local=False` refuses everything but remote addresses: for sources that other people
-    name, on a server.
+    name, on a server. `workers` are the processes of the stages that follow: they are told how
+    much is coming.
 
     Raises:
         SourceError: it does not exist, is empty, or cannot be read.
@@ -82,11 +85,15 @@ def collect(
         folder,
         options.model_dump(mode="json", exclude={"timeout"}),
         {"repository": found.repository.name, "version": found.version},
-        lambda partial: _write(found, partial, progress, options.commits or 0),
+        lambda partial: _write(
+            found, partial, progress, options.commits or 0, workers or Workers()
+        ),
     )
 
 
-def _write(source: Source, folder: Path, progress: Progress, commits: int) -> dict[str, Any]:
+def _write(
+    source: Source, folder: Path, progress: Progress, commits: int, workers: Workers
+) -> dict[str, Any]:
     repository = source.repository
     write_json(folder / "repository.json", asdict(repository))
     skipped: Counter[str] = Counter()
@@ -104,6 +111,7 @@ def _write(source: Source, folder: Path, progress: Progress, commits: int) -> di
                 rest.write(_skipped_row(item))
                 continue
             read += len(content)
+            workers.expect(read)
             past += item.in_past
             present += item.in_present
             files.write(_file_row(repository.name, item, content), size=len(content))

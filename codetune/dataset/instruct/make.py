@@ -21,11 +21,11 @@ from codetune.dataset.instruct.phrasing import phrase
 from codetune.dataset.instruct.prose import cleaned
 from codetune.dataset.instruct.select import Pool
 from codetune.dataset.windows import WindowSet
-from codetune.dataset.workers import Workers
 from codetune.progress import Progress
 from codetune.records import Document
 from codetune.syntax.definitions import Definition
 from codetune.tables import read_rows
+from codetune.workers import Workers
 
 Batches = Callable[[], Iterable[list[Document]]]
 

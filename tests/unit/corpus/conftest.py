@@ -12,6 +12,7 @@ from codetune.corpus.config import CorpusOptions
 from codetune.progress import Progress
 from codetune.sources.collect import FILES, SKIPPED
 from codetune.tables import TableWriter, read_rows
+from codetune.workers import Workers
 from tests.unit.corpus.files import File
 
 
@@ -35,7 +36,12 @@ class Cleaned:
 def cleaned(tmp_path: Path) -> Callable[..., Cleaned]:
     """Cleans files (given in the order of `collect`: past first) with options given by name."""
 
-    def run(*files: File, skipped: tuple[tuple[str, str], ...] = (), **options: Any) -> Cleaned:
+    def run(
+        *files: File,
+        skipped: tuple[tuple[str, str], ...] = (),
+        processes: int | None = None,
+        **options: Any,
+    ) -> Cleaned:
         def write(folder: Path) -> dict[str, Any]:
             with TableWriter(folder / "files.parquet", FILES) as table:
                 for file in files:
@@ -48,7 +54,9 @@ def cleaned(tmp_path: Path) -> Callable[..., Cleaned]:
 
         key = {"files": [str(file) for file in files], "skipped": skipped}
         collected = run_stage("collect", tmp_path / "collected", key, {}, write)
-        artifact = clean(collected, CorpusOptions(**options), tmp_path / "out", Progress())
+        made = CorpusOptions(**options)
+        folder = tmp_path / ("out" if processes is None else f"out-{processes}")
+        artifact = clean(collected, made, folder, Progress(), workers=Workers(processes))
         return Cleaned(artifact)
 
     return run

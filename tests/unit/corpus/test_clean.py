@@ -58,6 +58,17 @@ def test_every_reason_is_counted_once(cleaned):
     assert all(row["detail"] for row in result.dropped_rows if row["path"] not in ("link", "sub"))
 
 
+def test_two_processes_keep_and_drop_the_same(cleaned, monkeypatch):
+    monkeypatch.setattr("codetune.corpus.clean._BATCH", 2000)  # more batches than are under way
+    files = [*DROPPED.values(), *(both(f"m{n}.py", code(n, 30)) for n in range(40))]
+    files += [both("copy.py", code(7, 30)), both("key.py", f"KEY = 'AKIA{'QWERTYUIOPASDFGH'}'\n")]
+    one, two = cleaned(*files, processes=1), cleaned(*files, processes=2)
+    assert len(one.kept) == 41
+    for name in ("documents.parquet", "dropped.parquet"):
+        assert (one.artifact / name).read_bytes() == (two.artifact / name).read_bytes()
+    assert one.summary == two.summary
+
+
 @pytest.mark.parametrize(
     "file",
     [

@@ -15,6 +15,7 @@ from codetune.dataset.config import DatasetOptions
 from codetune.progress import Progress
 from codetune.records import Document, Repository
 from codetune.tables import TableWriter
+from codetune.workers import Workers
 from tests.unit.models.tiny_families import write_base
 
 REPOSITORY = Repository("host/team/shop", "shop", "git", commit="c0ffee", cutoff="beef")
@@ -78,7 +79,7 @@ def built(
     cleaned = corpus(folder / "corpus", documents)
     made = DatasetOptions.load({"replay_share": 0} | options, "test")
     return build(
-        cleaned, REPOSITORY, base, made, folder / "datasets", Progress(), processes=processes
+        cleaned, REPOSITORY, base, made, folder / "datasets", Progress(), workers=Workers(processes)
     )
 
 

@@ -20,7 +20,7 @@ from tests.unit.models.tiny_families import write_base
 def made(folder: Path, cleaned: Artifact, share: float) -> Artifact:
     base = write_base(folder / "base", "qwen")
     options = DatasetOptions(replay_share=share)
-    return build(cleaned, REPOSITORY, base, options, folder / "data", Progress(), processes=1)
+    return build(cleaned, REPOSITORY, base, options, folder / "data", Progress())
 
 
 @pytest.fixture

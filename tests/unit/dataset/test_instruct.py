@@ -25,11 +25,11 @@ from codetune.dataset.instruct.select import Pool
 from codetune.dataset.leakage import decoded
 from codetune.dataset.table import read_examples
 from codetune.dataset.windows import WindowSet, telling_windows
-from codetune.dataset.workers import Workers
 from codetune.errors import ConfigError, DatasetError
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import STREAMS, TokenStore
 from codetune.records import Document
+from codetune.workers import Workers
 from tests.unit.dataset.corpora import built, code, document, rows
 
 CART = '''"""The shopping cart: what a customer wants to buy, and what it costs."""

@@ -19,11 +19,11 @@ from codetune.dataset.instruct.changes import readable
 from codetune.dataset.instruct.config import InstructionOptions
 from codetune.dataset.instruct.make import InstructionMaker, read_pairs
 from codetune.dataset.instruct.pairs import Pair
-from codetune.dataset.workers import Workers
 from codetune.progress import Progress
 from codetune.sources.collect import collect
 from codetune.sources.config import SourceOptions
 from codetune.tables import read_rows
+from codetune.workers import Workers
 from tests.unit.serving.tiny_models import make_base
 from tests.unit.sources.repositories import git
 

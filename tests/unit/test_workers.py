@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from codetune.dataset.workers import Workers, processes_for
-from codetune.errors import DatasetError
+from codetune.errors import ArtifactError
+from codetune.workers import Workers, processes_for
 
 
 class Square:
@@ -94,10 +94,33 @@ def test_what_fails_early_is_said_when_it_is_needed(processes: int) -> None:
 
 
 def test_a_killed_process_is_said() -> None:
-    with pytest.raises(DatasetError, match="ended early"):
+    with pytest.raises(ArtifactError, match="ended early"):
         ordered_map([1, 2, 13, 4], 2)
 
 
 def test_small_work_starts_nothing() -> None:
     assert processes_for(1000) == 1
     assert processes_for(10**9) == min(len(os.sched_getaffinity(0)), 16)
+
+
+def test_processes_come_with_the_work_and_end_with_the_outermost_block() -> None:
+    workers = Workers(needed=("codetune.similarity",))
+    workers.expect(10**9)  # nobody would end them
+    assert {pid for _, pid in workers.map(Square, (0,), [1, 2])} == {os.getpid()}
+    with workers:
+        with workers:
+            workers.expect(1000)
+            assert {pid for _, pid in workers.map(Square, (0,), [1, 2])} == {os.getpid()}
+            workers.expect(10**9)
+            first = {pid for _, pid in workers.map(Square, (0,), range(12))}
+        second = {pid for _, pid in workers.map(Square, (0,), range(12))}
+        assert os.getpid() not in first | second or processes_for(10**9) == 1
+        assert first & second
+    assert not any(alive(pid) for pid in (first | second) - {os.getpid()})
+
+
+def test_after_an_error_new_processes_do_the_next_work() -> None:
+    with Workers(2) as workers:
+        with pytest.raises(ValueError, match="no -3"):
+            list(workers.map(Square, (0,), [1, -3, 4]))
+        assert [value for value, _ in workers.map(Square, (0,), [1, 2, 3])] == [1, 4, 9]
