@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--all", "with_trials", is_flag=True, help="Also list the trials of searches.")
 @json_option
-def models(as_json: bool) -> None:
+def models(with_trials: bool, as_json: bool) -> None:
     """List the base and your tuned models.
 
     A name such as myrepo stands for its newest promoted version: one that was better than its
@@ -31,21 +32,28 @@ def models(as_json: bool) -> None:
     Examples:
       codetune models
       codetune models --json
+      codetune models --all
     """
     from rich.console import Console
     from rich.table import Table
 
     from codetune.artifacts import home
+    from codetune.cli.tables import trials_table
     from codetune.registry.cards import Registry
 
     registry = Registry(home())
     cards, problems = registry.list(), registry.problems()
+    searches = _searches(registry, cards) if with_trials else {}
     if as_json:
         damaged = [
             {"model": label, "message": error.message, "advice": error.advice}
             for label, error in problems.items()
         ]
-        print_json({"models": [asdict(card) for card in cards], "problems": damaged})
+        shown = [
+            asdict(card) | {"search": s} if (s := searches.get(card.id)) else asdict(card)
+            for card in cards
+        ]
+        print_json({"models": shown, "problems": damaged})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("model", "kind", "base", "status", "bits per byte", "FIM exact", "created"):
@@ -61,11 +69,20 @@ def models(as_json: bool) -> None:
             card.created[:16].replace("T", " "),
         )
     Console().print(table)
+    for label, search in searches.items():
+        click.echo(f"\nTrials that led to {label}:")
+        trials_table(search)
     if alone := [card.id for card in cards if card.kind == "adapter" and not card.shares_batches]:
         click.echo(f"\nServed alone, not in one batch with other adapters: {', '.join(alone)}.")
     _show_damage(problems)
     if all(card.kind == "base" for card in cards) and not problems:
         click.echo("\nNo model of your own yet.  Next: codetune tune PATH")
+
+
+def _searches(registry: Registry, cards: list[ModelCard]) -> dict[str, Mapping[str, Any]]:
+    """The searches that led to models, by the model's id."""
+    found = {card.id: registry.search_of(card) for card in cards}
+    return {label: search for label, search in found.items() if search is not None}
 
 
 def _show_damage(problems: Mapping[str, CodetuneError]) -> None:
@@ -108,14 +125,16 @@ def show(model: str, as_json: bool) -> None:
       codetune show myrepo:2 --json
     """
     from codetune.artifacts import home
-    from codetune.cli.tables import scorecard_table
+    from codetune.cli.tables import scorecard_table, search_line, trials_table
     from codetune.evaluation.words import ALONE
     from codetune.registry.cards import Registry
 
     registry = Registry(home())
     card = registry.get(model)
+    search = registry.search_of(card)
     if as_json:
-        print_json({**asdict(card), "folder": str(registry.folder(card))})
+        extra = {"folder": str(registry.folder(card))} | ({"search": search} if search else {})
+        print_json({**asdict(card), **extra})
         return
     rows = {
         "model": card.id,
@@ -130,6 +149,7 @@ def show(model: str, as_json: bool) -> None:
         "data digest": card.data_digest,
         "config digest": card.config_digest,
         "parents": ", ".join(card.parents),
+        "search": search_line(search) if search else "",
         "folder": str(registry.folder(card)),
     }
     for key, value in rows.items():
@@ -138,6 +158,9 @@ def show(model: str, as_json: bool) -> None:
     if "base" in card.metrics and "tuned" in card.metrics:
         click.echo()
         scorecard_table(card.metrics)
+    if search:
+        click.echo()
+        trials_table(search)
 
 
 @click.command()

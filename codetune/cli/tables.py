@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from codetune.search.space import short
+
 ROWS = [
     # field, label, digits, lower is better
     ("bits_per_byte", "bits per byte, held-out", 3, True),
@@ -35,6 +37,36 @@ def scorecard_table(scorecard: Mapping[str, Any]) -> None:
             label, _interval(base, digits), _interval(tuned, digits), _change(base, tuned, lower)
         )
     Console().print(table)
+
+
+def trials_table(search: Mapping[str, Any]) -> None:
+    """Every trial of a search with its options; see `Registry.search_of`."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    keys = list(search["best"]["params"])
+    for title in ("trial", *map(short, keys), "validation loss", "steps"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for trial in search["all"]:
+        loss = trial["validation_loss"]
+        best = trial["trial"] == search["best"]["trial"]
+        table.add_row(
+            str(trial["trial"]),
+            *(f"{trial['params'][key]:.3g}" if key in trial["params"] else "–" for key in keys),
+            "–" if loss is None else f"{loss:.4f}",
+            f"{trial['steps']} of {trial['of_steps']}",
+            "[green]best[/]" if best else trial["state"],
+        )
+    Console().print(table)
+
+
+def search_line(search: Mapping[str, Any]) -> str:
+    """A search in one line."""
+    best, given = search["best"], search["as_given"]
+    words = (
+        f"trial {best['trial']} of {search['trials']} ({search['pruned']} stopped early): "
+        f"validation loss {best['validation_loss']:.4f}"
+    )
+    return words + (f", {given:.4f} with the options as given" if given and best["trial"] else "")
 
 
 def _interval(estimate: Mapping[str, float], digits: int) -> str:

@@ -64,7 +64,12 @@ def tune(
     from codetune import pipeline
     from codetune.project import load_project
 
-    overrides = {"preset": preset, "base": base, "name": name, "training.method": method}
+    overrides: dict[str, Any] = {
+        "preset": preset,
+        "base": base,
+        "name": name,
+        "training.method": method,
+    }
     overrides |= {"search.trials": trials} | data_settings(data)
     config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:
@@ -77,7 +82,7 @@ def tune(
 
 def _show(result: Any) -> None:
     """The scorecard as a table, the verdict, and what to do next."""
-    from codetune.cli.tables import scorecard_table
+    from codetune.cli.tables import scorecard_table, search_line
     from codetune.evaluation.words import ALONE
 
     card = result.card
@@ -93,6 +98,8 @@ def _show(result: Any) -> None:
             click.echo(f"  - {reason}")
     if card.kind == "adapter" and not card.shares_batches:
         click.echo(f"\nServed {ALONE['adapter']}.")
+    if result.search:
+        click.echo(f"\nSearch   {search_line(result.search)}")
     click.echo(f"\nReport   {result.report}")
     click.echo(f"Serve    codetune serve            (then ask for model '{card.name}')")
     click.echo(f"Try it   codetune complete FILE --line N --model {card.id}")
