@@ -47,14 +47,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address.
+def listen(host: str, port: int, *, public: bool = False) -> socket.socket:
+    """A listening socket on an address of this machine; only with `public` one that others reach.
 
     Raises:
-        ConfigError: the address is not loopback: there are no accounts yet.
+        ConfigError: others reach it, and there are no accounts; or it is no address.
         ServingError: the port is in use, or not allowed.
     """
-    family, address = _loopback(host)
+    family, address = _address(host, public)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -76,16 +76,30 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _loopback(host: str) -> tuple[socket.AddressFamily, str]:
-    name = "127.0.0.1" if host == "localhost" else host.strip("[]")
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        address = None
-    if address is None or not address.is_loopback:
+def is_loopback(host: str) -> bool:
+    """Does only this machine reach `host`?"""
+    address = _parsed(host)
+    return address is not None and address.is_loopback
+
+
+def _address(host: str, public: bool) -> tuple[socket.AddressFamily, str]:
+    address = _parsed(host)
+    if address is None:
         raise ConfigError(
-            f"--host {host}: this version serves this machine only (127.0.0.1, ::1, localhost), "
-            "because it has no accounts yet.",
-            advice="From another machine, use a tunnel: ssh -L 8000:127.0.0.1:8000 this-machine",
+            f"--host {host}: not an IP address of this machine.",
+            advice="127.0.0.1 for this machine only; 0.0.0.0 for all of its addresses.",
+        )
+    if not address.is_loopback and not public:
+        raise ConfigError(
+            f"--host {host}: others reach this address, and there is no account to log in with.",
+            advice="Make one first: codetune users add NAME   Or use a tunnel: "
+            "ssh -L 8000:127.0.0.1:8000 this-machine",
         )
     return socket.AF_INET6 if address.version == 6 else socket.AF_INET, str(address)
+
+
+def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
+    except ValueError:
+        return None

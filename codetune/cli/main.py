@@ -39,6 +39,14 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "remove": ("codetune.cli.models:remove", "Delete one version of a model."),
         "nano": ("codetune.cli.nano:nano", "The embedded base model and its recipe."),
     },
+    "Work in the background": {
+        "jobs": ("codetune.cli.jobs:jobs", "Submit, list, follow, cancel and retry jobs."),
+        "worker": ("codetune.cli.worker:worker", "Do the jobs of the queue."),
+    },
+    "A server for a team": {
+        "users": ("codetune.cli.users:users", "Make accounts, give them roles and tokens."),
+        "teams": ("codetune.cli.teams:teams", "Make teams, and share models with them."),
+    },
     "Setting up": {
         "init": ("codetune.cli.init:init", "Write a codetune.yaml with every option explained."),
         "export-config": (

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import select, true
 from sqlalchemy.orm import Session
 
-from codetune.errors import ConflictError
-from codetune.registry.access import Actor, Ownership, Resource, allow, reaches, readable
+from codetune.errors import ConfigError, ConflictError
+from codetune.registry.access import Actor, Ownership, Resource, allow, may, readable
 from codetune.store.database import Database
 from codetune.store.models import Model
+from codetune.store.owned import VISIBILITIES
+from codetune.store.teams import Team
 
-# A model that somebody made with the command line on this machine has no row: it is the
-# administrator's until they share it.
+# A model that somebody made with the command line on this machine has no row: it is for
+# administrators until one of them shares it.
 UNCLAIMED = Ownership()
 _FEW = 500  # names that one statement takes
 
@@ -27,13 +29,12 @@ class Owners:
     def visible(self, actor: Actor, names: Iterable[str]) -> set[str]:
         """Those of the registry's `names` that are the actor's, or shared with them."""
         wanted = set(names)
+        if may(actor, "manage"):
+            return wanted
         few = Model.name.in_(wanted) if len(wanted) <= _FEW else true()
         with self._database.session() as session:
             mine = set(session.scalars(select(Model.name).where(few, readable(actor, Model))))
-            if not reaches(actor, "read", UNCLAIMED):
-                return mine & wanted
-            claimed = set(session.scalars(select(Model.name).where(few)))
-        return (mine & wanted) | (wanted - claimed)
+        return mine & wanted
 
     def of(self, names: Iterable[str]) -> Mapping[str, Resource]:
         """The owner of each name."""
@@ -65,3 +66,23 @@ def claim(session: Session, actor: Actor, name: str) -> Model:
     elif not allow(actor, "write", row):
         raise ConflictError(f"The name '{name}' is taken.", advice="Choose another name.")
     return row
+
+
+def share_model(row: Model, visibility: str, team: Team | None = None) -> None:
+    """Show a model to a team or to everyone, or to nobody else any more.
+
+    Raises:
+        ConfigError: there is no such visibility, or no team where one is needed.
+    """
+    if visibility not in VISIBILITIES or (visibility == "team") != (team is not None):
+        raise ConfigError(
+            f"A model cannot be shared as '{visibility}' {'with' if team else 'without'} a team.",
+            advice=f"One of {', '.join(VISIBILITIES)}; 'team' with a team's name.",
+        )
+    row.visibility, row.team_id = visibility, team.id if team else None
+
+
+def shared_with(session: Session, team_id: str) -> Sequence[Model]:
+    """The models that are shared with a team, by name."""
+    rows = select(Model).where(Model.visibility == "team", Model.team_id == team_id)
+    return session.scalars(rows.order_by(Model.name)).all()

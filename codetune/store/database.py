@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy
@@ -157,6 +158,7 @@ _FORMS = "sqlite:////folder/codetune.db, or postgresql://user:password@host:5432
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
+        _make_file(Path(url.database or FILE))
         # A thread of the server takes a connection of its own; opening one is cheap.
         options: dict[str, Any] = {"connect_args": {"timeout": _BUSY / 1000}}
     else:
@@ -171,6 +173,17 @@ def _engine(url: URL) -> Engine:
     else:
         event.listen(engine, "begin", _begin_postgres)
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """Nobody else may read it: it holds the hashes of passwords."""
+    try:
+        path.touch(mode=0o600, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"The database {path} cannot be written: {error.strerror}.",
+            advice=f"Set CODETUNE_HOME to a folder of your own, or ${VARIABLE}.",
+        ) from error
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

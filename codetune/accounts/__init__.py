@@ -1,0 +1,1 @@
+"""Accounts: users, teams, logins, personal tokens, and the log of what they did."""

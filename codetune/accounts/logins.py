@@ -1,0 +1,197 @@
+"""Who is it? By password, by the login that a password gave, or by a personal token."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jwt
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from codetune.accounts import audit
+from codetune.accounts.audit import Origin
+from codetune.accounts.config import AccountOptions
+from codetune.accounts.passwords import hashed, is_outdated, matches
+from codetune.accounts.secret import signing_secret
+from codetune.accounts.tokens import PREFIX, digest_of
+from codetune.accounts.users import actor_of, add_user
+from codetune.errors import LoginError, LoginLimitError
+from codetune.registry.access import ALL_SCOPES, Actor
+from codetune.store.audit import AuditEntry, LoginFailure
+from codetune.store.base import now
+from codetune.store.database import Database
+from codetune.store.tokens import Token
+from codetune.store.users import LOCAL_USER, User
+
+_WINDOW = timedelta(minutes=15)  # in which failed logins count
+_KEPT = timedelta(days=1)
+_SEEN = timedelta(minutes=1)  # how exactly a token's last use is known
+_REGISTERED = "register"
+
+
+class Logins:
+    """The accounts of one database, and the secret that their logins are signed with."""
+
+    def __init__(self, database: Database, home: Path, options: AccountOptions) -> None:
+        self.database, self.options = database, options
+        self._secret = signing_secret(home)
+
+    def log_in(self, name: str, password: str, origin: Origin) -> tuple[Actor, str, int]:
+        """The user, a signed login, and the seconds that it is good for.
+
+        Raises:
+            LoginError: name and password do not belong together, or the account is disabled.
+            LoginLimitError: too many logins of this name, or from this address, have failed.
+        """
+        name = name.strip().lower()[:64]
+        # The try is counted before it is judged: many at once are not more tries than that.
+        attempt = self._begin(name, origin)
+        with self.database.session() as session:
+            user = session.scalar(select(User).where(User.name == name, User.id != LOCAL_USER))
+        right = matches(password, user.password_hash if user else None)
+        if user is None or not right or user.disabled:
+            with self.database.write() as session:
+                audit.record(session, None, "login.failed", name, origin)
+            raise LoginError("The name and the password do not belong together.")
+        with self.database.write() as session:
+            session.execute(
+                delete(LoginFailure).where(
+                    (LoginFailure.id == attempt) | (LoginFailure.name == name)
+                )
+            )
+            user = session.get_one(User, user.id)
+            user.last_login = now()
+            if user.password_hash and is_outdated(user.password_hash):
+                user.password_hash = hashed(password, user.name)
+            actor = actor_of(session, user)
+            audit.record(session, actor, "login", user.name, origin)
+        return actor, *self._sign(user)
+
+    def register(self, name: str, password: str, origin: Origin) -> User:
+        """Make oneself an account, as a member.
+
+        Raises:
+            ConfigError, ConflictError: as `add_user`.
+            LoginLimitError: this address has made too many.
+        """
+        with self.database.write() as session:
+            today = session.scalar(
+                select(func.count())
+                .select_from(AuditEntry)
+                .where(
+                    AuditEntry.action == _REGISTERED,
+                    AuditEntry.address == origin.address,
+                    AuditEntry.at > now() - _KEPT,
+                )
+            )
+            if (today or 0) >= self.options.registrations_per_address:
+                raise LoginLimitError(
+                    "Too many accounts were made from your address.", retry_after=3600
+                )
+            user = add_user(session, name, password)
+            audit.record(session, actor_of(session, user), _REGISTERED, user.name, origin)
+        return user
+
+    def identify(self, credential: str) -> Actor:
+        """Whoever a login or a token belongs to.
+
+        Raises:
+            LoginError: it is unknown, revoked or expired, or the account is disabled.
+        """
+        return (
+            self._by_token(credential)
+            if credential.startswith(PREFIX)
+            else self._by_login(credential)
+        )
+
+    def _by_token(self, secret: str) -> Actor:
+        with self.database.session() as session:
+            found = session.execute(
+                select(Token, User)
+                .join(User, User.id == Token.user_id)
+                .where(Token.digest == digest_of(secret))
+            ).one_or_none()
+            if found is None:
+                _refuse()
+            token, user = found
+            if token.revoked or user.disabled or (token.expires and token.expires <= now()):
+                _refuse()
+            actor = actor_of(session, user, frozenset(token.scopes), token.id)
+        if token.last_used is None or token.last_used < now() - _SEEN:
+            with self.database.write() as session:
+                session.execute(update(Token).where(Token.id == token.id).values(last_used=now()))
+        return actor
+
+    def _by_login(self, signed: str) -> Actor:
+        claims = self._claims(signed)
+        with self.database.session() as session:
+            user = session.get(User, str(claims["sub"]))
+            if user is None or user.disabled or user.epoch != claims.get("epoch"):
+                _refuse()
+            if user.id == LOCAL_USER:
+                _refuse()
+            return actor_of(session, user, ALL_SCOPES)
+
+    def _sign(self, user: User) -> tuple[str, int]:
+        seconds = round(self.options.login_hours * 3600)
+        at = datetime.now(UTC)
+        claims = {
+            "sub": user.id,
+            "epoch": user.epoch,
+            "iat": at,
+            "exp": at + timedelta(seconds=seconds),
+        }
+        return jwt.encode(claims, self._secret, algorithm="HS256"), seconds
+
+    def _claims(self, signed: str) -> dict[str, Any]:
+        try:
+            return jwt.decode(
+                signed,
+                self._secret,
+                algorithms=["HS256"],
+                options={"require": ["exp", "iat", "sub"]},
+            )
+        except jwt.PyJWTError:
+            _refuse()
+
+    def _begin(self, name: str, origin: Origin) -> int:
+        """Count a try.
+
+        Raises:
+            LoginLimitError: it is one too many.
+        """
+        limits = (
+            (LoginFailure.name == name, self.options.failures_per_name),
+            (LoginFailure.address == origin.address, self.options.failures_per_address),
+        )
+        with self.database.write() as session:
+            session.execute(delete(LoginFailure).where(LoginFailure.at < now() - _KEPT))
+            for whose, most in limits:
+                self._check(session, whose, most)
+            attempt = LoginFailure(name=name, address=origin.address)
+            session.add(attempt)
+            session.flush()
+            return attempt.id
+
+    def _check(self, session: Session, whose: Any, most: int) -> None:
+        times = session.scalars(
+            select(LoginFailure.at)
+            .where(whose, LoginFailure.at > now() - _WINDOW)
+            .order_by(LoginFailure.at.desc())
+            .limit(most)
+        ).all()
+        if len(times) < most:
+            return
+        wait = max(1, round((times[-1] + _WINDOW - now()).total_seconds()))
+        raise LoginLimitError(
+            "Too many logins have failed.", retry_after=wait, advice=f"Wait {wait} seconds."
+        )
+
+
+def _refuse() -> NoReturn:
+    raise LoginError(
+        "This login or token is unknown, revoked or has expired.",
+        advice="Log in again (POST /token), or make a token: codetune users token NAME",
+    )

@@ -1,0 +1,1 @@
+"""codetune's own routes: accounts, and what they own."""
