@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from codetune.options import Options, option
+
+FILE = "jobs.yaml"
 
 
 class JobOptions(Options):
@@ -66,3 +70,15 @@ class JobOptions(Options):
         description="Environment variables that jobs may see besides those of the system, for "
         "example HF_TOKEN or the key_variable of a teacher. Every user's jobs can use them.",
     )
+
+
+def job_options(home: Path) -> JobOptions:
+    """What `home`/jobs.yaml says, which the server and every worker read; else the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds an unknown or wrong option.
+    """
+    from codetune.project import read_yaml
+
+    file = home / FILE
+    return JobOptions.load(read_yaml(file), str(file)) if file.exists() else JobOptions()

@@ -14,9 +14,10 @@ from codetune.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from codetune.jobs.reports import Reporter
+    from codetune.project import ProjectConfig
 
 # What each kind of job makes, in this order. Stages that are finished are found, not made anew:
-# whatever ended the try before, the next one goes on at the interrupted stage and step.
+# whatever ended the attempt before, the next one goes on at the interrupted stage and step.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "ingest": ("collect", "clean"),
     "dataset": ("collect", "clean", "build"),
@@ -33,7 +34,7 @@ class Work:
     source: str
     config: Mapping[str, Any]  # of ProjectConfig; only what differs from the defaults
     folder: str | None = None  # relative paths of the options begin here
-    collected: str | None = None  # the source as an earlier try has seen it
+    collected: str | None = None  # the source as an earlier attempt has seen it
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -55,12 +56,15 @@ def do(work: Work, reporter: Reporter) -> dict[str, Any]:
         os.chdir(work.folder)
     config = ProjectConfig.load(work.config, "the job's options")
     journey = Journey(work.source, config, reporter.progress, _kept(work.collected))
-    stages = KINDS[work.kind]
+    way, stages = journey, _stages(work.kind, config)
     for number, stage in enumerate(stages):
         reporter.stage(stage, number, len(stages))
-        made = getattr(journey, stage)()
+        if stage == "search":
+            way = journey.best()
+            continue
+        made = getattr(way, stage)()
         if stage == "collect":
-            # Commits that arrive between two tries must not make them see two sources.
+            # Commits that arrive between two attempts must not make them see two sources.
             reporter.collected(made.path)
     reporter.stages_done(len(stages))
     if work.kind == "tune":
@@ -71,7 +75,14 @@ def do(work: Work, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
+def _stages(kind: str, config: ProjectConfig) -> tuple[str, ...]:
+    stages = KINDS[kind]
+    if kind == "tune" and config.search.trials:
+        return (*stages[:2], "search", *stages[2:])
+    return stages
+
+
 def _kept(collected: str | None) -> Path | None:
-    """What an earlier try has collected, unless someone has deleted it since."""
+    """What an earlier attempt has collected, unless someone has deleted it since."""
     path = Path(collected) if collected else None
     return path if path and (path / MANIFEST).exists() else None

@@ -156,7 +156,7 @@ class Worker:
         )
         one = self._running[slot] = Try(claim, child)
         self._heard.register(child.reports, selectors.EVENT_READ, one)
-        _log.info("Job %s: try %d in process %d.", claim.job, claim.attempt, child.pid)
+        _log.info("Job %s: attempt %d in process %d.", claim.job, claim.attempt, child.pid)
 
     def _end(self, slot: int) -> None:
         one = self._running.pop(slot)
@@ -215,3 +215,14 @@ def ends_on_signals(worker: Worker) -> None:
     """SIGTERM and Ctrl-C let the worker put its jobs back before it ends."""
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, worker.stop)
+
+
+def ends_with_parent(worker: Worker) -> None:
+    """The worker ends when standard input closes: whoever has started it is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        worker.stop()
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,59 @@
+"""`codetune worker`: does the jobs of the queue."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 256),
+    help="Jobs at the same time; each has a GPU of its own, or its share of the cores.  "
+    "[one for each GPU, else 1]",
+)
+@click.option("--once", is_flag=True, help="End when no job is ready.")
+@click.option(
+    "--with-parent",
+    is_flag=True,
+    hidden=True,
+    help="End when standard input closes: how `codetune serve` holds its worker.",
+)
+def worker(slots: int | None, once: bool, with_parent: bool) -> None:
+    """Do the jobs of the queue.
+
+    Each runs in a process of its own. `codetune serve` has a worker already; this one helps
+    it, on this machine or on another that shares $CODETUNE_HOME and names the same PostgreSQL
+    in $CODETUNE_DATABASE. Ctrl-C puts running jobs back into the queue: whoever takes one next
+    goes on at the interrupted step.
+
+    \b
+    Examples:
+      codetune worker
+      codetune worker --slots 2
+      codetune worker --once
+    """
+    import logging
+    import os
+    import signal
+
+    from codetune.artifacts import home
+    from codetune.interrupt import unhurried
+    from codetune.jobs.config import job_options
+    from codetune.jobs.worker import Worker, ends_on_signals, ends_with_parent, gpus
+    from codetune.store.database import Database
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with Database.open() as database:
+        one = Worker(
+            database,
+            home(),
+            job_options(home()),
+            slots=slots or max(1, len(gpus(os.environ))),
+        )
+        ends_on_signals(one)
+        if with_parent:
+            ends_with_parent(one)
+        with unhurried(signal.SIGTERM), unhurried(signal.SIGINT):
+            one.run(once=once)
