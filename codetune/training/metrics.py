@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 METRICS, LOG, CURVE = "metrics.jsonl", "training.log", "loss.png"
+_END, _FEWEST_STEPS = 0.1, 3  # of a run's steps, that its first and last loss are means of
 _ACCENT, _SECOND, _QUIET = "#2563eb", "#ea580c", "#64748b"
 
 
@@ -58,6 +60,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def ends_of_loss(path: Path) -> dict[str, float]:
+    """The training loss at a run's begin and end: means over its first and last tenth of steps.
+
+    At least three steps each, or all there are: single steps hold different shares of replayed
+    code, so that one of them can be higher than another which was trained on far less. A step
+    that was taken again after a recovery counts as it was the last time. Nats per token; `path`
+    is a metrics.jsonl with at least one step.
+    """
+    steps = {line["step"]: line["loss"] for line in read_metrics(path) if line["kind"] == "train"}
+    losses = [steps[step] for step in sorted(steps)]
+    count = max(_FEWEST_STEPS, round(len(losses) * _END))
+    return {"first": fmean(losses[:count]), "last": fmean(losses[-count:])}
 
 
 @contextmanager

@@ -301,10 +301,10 @@ class _Run:
 def _summary(
     trainer: CodetuneTrainer, options: TrainingOptions, parameters: int, trainable: int
 ) -> dict[str, Any]:
-    from codetune.training.metrics import peak_memory
+    from codetune.training.metrics import ends_of_loss, peak_memory
 
     tally = trainer.tally
-    if tally.last_loss is None:
+    if not trainer.state.global_step:
         raise TrainingError("The run ended before its first step.")
     return {
         "method": options.method,
@@ -315,7 +315,7 @@ def _summary(
         "tokens_per_second": round(tally.tokens / max(tally.seconds, 1e-9), 1),
         "padding_share": tally.padding / max(1, tally.tokens + tally.padding),
         "peak_memory_bytes": max(tally.peak_memory, peak_memory()),
-        "loss": {"first": tally.first_loss, "last": tally.last_loss},
+        "loss": ends_of_loss(trainer.outputs.metrics.path),
         "validation": {"first": tally.first_validation, "best": tally.best_validation},
         "validation_by_stream": {
             name: {"first": tally.first_by_stream.get(name), "best": best}

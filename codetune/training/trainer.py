@@ -49,8 +49,6 @@ class Tally:
     tokens: int = 0  # real ones, trained on
     padding: int = 0  # positions computed without being a token
     seconds: float = 0.0  # in training steps: validation and checkpoints are not in it
-    first_loss: float | None = None
-    last_loss: float | None = None
     first_validation: float | None = None
     best_validation: float | None = None
     first_by_stream: dict[str, float] = field(default_factory=dict)
@@ -320,8 +318,6 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         norm = float(logs["grad_norm"])
         if trainer.options.recover or not math.isfinite(loss + norm):
             tally.watch.check(state.global_step, loss, norm)
-        tally.first_loss = loss if tally.first_loss is None else tally.first_loss
-        tally.last_loss = loss
         tokens = tally.tokens - self._tokens_before
         seconds = time.monotonic() - self._started
         trainer.outputs.metrics.write(

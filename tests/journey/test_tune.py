@@ -39,8 +39,7 @@ def test_the_json_has_every_promised_part(tuned_home: Home) -> None:
     assert training["tokens_per_second"] > 0
     assert 0 <= training["padding_share"] < 0.5
     assert training["peak_memory_bytes"] > 50_000_000
-    assert set(training["loss"]) == {"first", "last"}
-    # Steps differ in how much of them is replayed code; the validation text is always the same.
+    assert training["loss"]["last"] < training["loss"]["first"]
     assert training["validation"]["best"] < training["validation"]["first"]
     for side in ("base", "tuned"):
         score = result["scorecard"][side]

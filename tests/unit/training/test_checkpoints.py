@@ -11,7 +11,7 @@ import torch
 
 from codetune.errors import TrainingError
 from codetune.training.checkpoints import KEEP, Checkpoints
-from codetune.training.metrics import Metrics, read_metrics
+from codetune.training.metrics import Metrics, ends_of_loss, read_metrics
 
 TENSORS = {"weight/a": torch.arange(5.0)}
 
@@ -70,6 +70,23 @@ def test_resumed_metrics_continue_at_the_checkpoint(tmp_path: Path) -> None:
         (2, 1.0),
         (3, 0.5),
     ]
+
+
+def test_first_and_last_loss_are_means_of_several_steps(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path, resumed_step=None)
+    for step in range(1, 41):
+        metrics.write(kind="train", step=step, loss=10.0 - step / 10 + (step == 40))
+        metrics.write(kind="validation", step=step, loss=100.0)
+        if step == 4:
+            assert ends_of_loss(metrics.path) == {
+                "first": pytest.approx(9.8),
+                "last": pytest.approx(9.7),
+            }
+    metrics.write(kind="train", step=39, loss=7.1)  # again, after a recovery
+    metrics.close()
+    ends = ends_of_loss(metrics.path)
+    assert ends["first"] == pytest.approx((9.9 + 9.8 + 9.7 + 9.6) / 4)
+    assert ends["last"] == pytest.approx((6.3 + 6.2 + 7.1 + 7.0) / 4)
 
 
 def test_a_new_run_begins_with_empty_metrics(tmp_path: Path) -> None:
