@@ -77,6 +77,7 @@ class Logins:
             LoginLimitError: this address has made too many.
         """
         with self.database.write() as session:
+            self.database.turn(session, "registrations")
             today = session.scalar(
                 select(func.count())
                 .select_from(AuditEntry)
@@ -167,6 +168,7 @@ class Logins:
             (LoginFailure.address == origin.address, self.options.failures_per_address),
         )
         with self.database.write() as session:
+            self.database.turn(session, "logins")
             session.execute(delete(LoginFailure).where(LoginFailure.at < now() - _KEPT))
             for whose, most in limits:
                 self._check(session, whose, most)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
@@ -99,6 +99,16 @@ class Database:
             session.begin(),
         ):
             yield session
+
+    def turn(self, session: Session, name: str) -> None:
+        """Wait until no other `write` is in what is called `name`, and keep others out of it.
+
+        SQLite has one writer at a time anyway; PostgreSQL's do not see each other's rows until
+        they are committed, and would count them wrongly.
+        """
+        if not self.is_sqlite:
+            key = func.hashtextextended(f"codetune {name}", 0)
+            session.execute(select(func.pg_advisory_xact_lock(key)))
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
