@@ -83,6 +83,14 @@ class DatasetOptions(Options):
     use_fim: bool | Literal["auto"] = option(
         "auto", description="Fill in the middle; auto: if the base has tokens for it."
     )
+    train_on_code: bool = option(
+        True, description="Files that hold a program; false: none of them is trained on."
+    )
+    train_on_docs: bool = option(
+        True,
+        description="Prose: Markdown, reStructuredText and plain text; false: none of it is "
+        "trained on.",
+    )
     use_sft: bool = option(
         False,
         description="Instructions with real answers, made of the repository's documentation, "

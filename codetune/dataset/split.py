@@ -16,7 +16,7 @@ from codetune.dataset.added import added_regions
 from codetune.dataset.catalogue import Entry, read_documents, shuffled
 from codetune.errors import DatasetError
 from codetune.records import Document
-from codetune.syntax.languages import IS_CODE
+from codetune.syntax.languages import IS_CODE, IS_PROSE
 
 if TYPE_CHECKING:
     from codetune.dataset.config import DatasetOptions
@@ -69,7 +69,7 @@ def split(documents: Path, entries: Sequence[Entry], options: DatasetOptions) ->
     found = sum(candidate.size for candidate in future)
     validation, tests = _by_file(code, total, options, scored=found < options.minimum_future)
     held = {entry.row for entry in (*validation, *tests)}
-    training = [entry for entry in past if entry.row not in held]
+    training = [entry for entry in past if entry.row not in held and _wanted(entry, options)]
     size = sum(entry.size for entry in training)
     if size < _LEAST_TRAINING or not (future or tests):
         raise _too_little(total, len(past), size)
@@ -86,6 +86,13 @@ def split(documents: Path, entries: Sequence[Entry], options: DatasetOptions) ->
         "held_out_files_of_the_past": len(held),
     }
     return Split([entry.row for entry in training], size, future + by_file, notes)
+
+
+def _wanted(entry: Entry, options: DatasetOptions) -> bool:
+    """Whether files of this kind are trained on; data and markup always are."""
+    if entry.language in IS_CODE:
+        return options.train_on_code
+    return options.train_on_docs or entry.language not in IS_PROSE
 
 
 def _future(documents: Path, entries: Sequence[Entry], options: DatasetOptions) -> list[Candidate]:

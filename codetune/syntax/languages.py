@@ -111,9 +111,8 @@ _BY_INTERPRETER: dict[str, str] = {
     "make": "make",
 }
 
-_PROSE_AND_DATA = frozenset(
-    ["text", "markdown", "rst", "json", "yaml", "toml", "html", "css", "sql", "xml", "ini"]
-)
+IS_PROSE = frozenset(["text", "markdown", "rst"])
+_PROSE_AND_DATA = IS_PROSE | {"json", "yaml", "toml", "html", "css", "sql", "xml", "ini"}
 
 # Languages whose files hold a program. Markup, styles, queries and data train as plain text.
 IS_CODE: frozenset[str] = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ LINES = ["def f(x):\n", "    return x\n", "\n", "  \n", "class A:\n", "\tif (a) 
 LINES += ["# grüße 🙂\n", "<|endoftext|>", "<|fim_prefix|>", "\r\n", "print('<|file_sep|>')\n"]
 LINES += ["'''", '"\n', "y = [1, 2,\n     3]\n", " " * 40, "a" * 60, "\\\n", "你好" * 9]
 files = st.lists(st.sampled_from(LINES) | st.text(max_size=12), max_size=60).map("".join)
-LANGUAGES = st.sampled_from(["python", "javascript", "text"])
+LINES += ["```\n", "One. Two! Three? ", "~~~ c\n"]
+LANGUAGES = st.sampled_from(["python", "javascript", "text", "markdown"])
 
 
 @cache
@@ -165,3 +167,18 @@ def test_a_long_path_does_not_crowd_out_the_code(place: str) -> None:
     make = rendering(place, "qwen", 64, header_rate=1.0)
     rendered = make([document("long/" * 60 + "a.py", code(3))])
     assert not any(rendered.columns["header"])
+
+
+def test_prose_is_cut_between_sentences_and_never_inside_a_code_block(place: str) -> None:
+    sentences = " ".join(
+        f"The clerk writes order {n} into the book of the desk." for n in range(40)
+    )
+    block = "```python\n" + "\n\n".join(f"value_{n} = {n}" for n in range(12)) + "\n```\n"
+    text = f"{sentences}\n\n{block}\n{sentences}\n"
+    rendered = rendering(place, "qwen", 300, fim_rate=0.0)([document("guide.md", text, language="markdown")])
+    pieces = [rendered.columns["text"][n] for n in of(rendered, "ntp")]
+    assert "".join(pieces) == text and len(pieces) > 4
+    for before, after in pairwise(pieces):
+        assert before.rstrip().endswith((".", "```"))
+        assert after.lstrip()[0] in "T`"
+    assert sum(block.strip() in piece for piece in pieces) == 1
