@@ -4,6 +4,10 @@ The idea is Liger Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2
 loss's gradient with respect to the logits is known as soon as the logits are, so each chunk of
 rows computes its logits, its share of the loss and its share of both gradients, and forgets the
 logits. Memory is one chunk of logits instead of all of them, and nothing is computed twice.
+
+The probabilities are rounded to the logits' own precision by the softmax itself: the gradient is
+multiplied in that precision anyhow, and a float32 copy of the logits costs more than all three
+matrix products (on a CPU, eight times the softmax).
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 IGNORE = -100
-_CHUNK_LOGITS = 1 << 21  # 4 MB in bf16; 256 rows of an 8 k vocabulary
-
+_CHUNK_LOGITS = 1 << 22  # 8 MB in bf16; 512 rows of an 8 k vocabulary
+_LEAST_ROWS = 128  # fewer would add up the head's gradient more often than they compute it
+_TINY = 1e-30  # a probability above it has lost nothing to underflow
 
 def linear_cross_entropy(
     hidden: torch.Tensor,
@@ -35,13 +41,13 @@ def linear_cross_entropy(
         labels: (rows,), `IGNORE` (-100) where no loss is wanted. Labels are not shifted here.
         divisor: what the summed loss is divided by; None = the number of labels that count.
             Gradient accumulation passes the whole step's number.
-        chunk: rows per piece; memory is chunk x vocabulary. By default so many that a piece
-            of logits stays within a CPU's cache.
+        chunk: rows per piece; memory is twice chunk x vocabulary. By default so many that a
+            piece of logits stays within a CPU's cache.
         compiled: let torch.compile fuse the softmax (worth it in long runs).
     """
     kernel = _fused_softmax_gradient() if compiled else _softmax_gradient
     if chunk is None:
-        chunk = 1024 if compiled else max(64, _CHUNK_LOGITS // weight.shape[0])
+        chunk = 1024 if compiled else max(_LEAST_ROWS, _CHUNK_LOGITS // weight.shape[0])
     loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, labels, divisor, chunk, kernel
     )
@@ -49,38 +55,43 @@ def linear_cross_entropy(
 
 
 def _softmax_gradient(
-    logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor
+    logits: torch.Tensor, labels: torch.Tensor, out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `_gradient_of_logits`, with few passes over the logits when nothing fuses them.
 
-    The gradient overwrites `logits`. The log of the softmax's divisor comes from the largest
-    logit and its probability, which is at least 1 / vocabulary and cannot underflow.
+    `out` is room for the gradient. The loss is the target's probability's logarithm; where that
+    probability is so small that it may have underflowed, it is worked out from the logits.
     """
+    rows, vocabulary = logits.shape
     counted = labels != IGNORE
-    target = labels.clamp(min=0)[:, None]
-    of_target = logits.gather(1, target).float()
-    largest = logits.amax(dim=-1, keepdim=True).float()
-    probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    log_sum = largest - probabilities.amax(dim=-1, keepdim=True).log()
-    loss = ((log_sum - of_target)[:, 0] * counted).sum()
-    logits.copy_(probabilities)
-    logits.scatter_(1, target, (probabilities.gather(1, target) - 1).to(logits.dtype))
-    return loss, logits.mul_((counted * scale)[:, None])
+    # Flat places: scatter_ along the rows of a wide tensor is slow on a CPU.
+    places = torch.arange(rows, device=logits.device) * vocabulary + labels.clamp(min=0)
+    gradient = torch.softmax(logits, dim=-1, out=out)
+    of_target = gradient.view(-1).index_select(0, places).float()
+    each = -of_target.clamp(min=_TINY).log()
+    small = (of_target < _TINY).nonzero()[:, 0]
+    if len(small):
+        each[small] = F.cross_entropy(
+            logits[small].float(), labels[small].clamp(min=0), reduction="none"
+        )
+    gradient.view(-1).index_add_(0, places, gradient.new_full((rows,), -1.0))
+    if not bool(counted.all()):
+        gradient *= counted[:, None].to(gradient.dtype)
+    return (each * counted).sum(), gradient
 
 
 def _gradient_of_logits(
-    logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor
+    logits: torch.Tensor, labels: torch.Tensor, out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The chunk's summed loss (unscaled) and d(loss)/d(logits) times `scale`."""
+    """The chunk's summed loss and its gradient with respect to the logits."""
     wide = logits.float()
     counted = labels != IGNORE
     target = labels.clamp(min=0)
     log_sum = torch.logsumexp(wide, dim=-1)
     loss = ((log_sum - wide.gather(1, target[:, None])[:, 0]) * counted).sum()
-    rows = (counted * scale)[:, None]
     columns = torch.arange(logits.shape[1], device=logits.device)[None, :]
     probabilities = torch.exp(wide - log_sum[:, None])
-    gradient = (probabilities - (columns == target[:, None]).float()) * rows
+    gradient = (probabilities - (columns == target[:, None]).float()) * counted[:, None]
     return loss, gradient.to(logits.dtype)
 
 
@@ -111,23 +122,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
             else None
         )
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        room = hidden.new_empty(2, min(chunk, len(hidden)), weight.shape[0])
         for start in range(0, hidden.shape[0], chunk):
             rows = hidden[start : start + chunk]
-            logits = rows @ weight.T
-            loss, gradient = softmax_gradient(logits, labels[start : start + chunk], scale)
+            logits = torch.mm(rows, weight.T, out=room[0, : len(rows)])
+            loss, gradient = softmax_gradient(
+                logits, labels[start : start + chunk], room[1, : len(rows)]
+            )
             total += loss
             if hidden_gradient is not None:
                 torch.mm(gradient, weight, out=hidden_gradient[start : start + chunk])
             if weight_gradient is not None:
                 weight_gradient += gradient.T @ rows
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.save_for_backward(hidden_gradient, weight_gradient, scale)
         ctx.weight_type = weight.dtype
         return total * scale
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> Any:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        (factor,) = upstream
+        # The gradients are those of the sum: scaled here, they are scaled once.
+        hidden_gradient, weight_gradient, scale = ctx.saved_tensors
+        factor = upstream[0] * scale
         if hidden_gradient is not None:
             hidden_gradient = hidden_gradient * factor.to(hidden_gradient.dtype)
         if weight_gradient is not None:

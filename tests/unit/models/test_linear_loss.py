@@ -1,0 +1,75 @@
+"""The chunked cross-entropy against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codetune.models.linear_loss import IGNORE, linear_cross_entropy
+
+
+def made(rows: int, dtype: torch.dtype, *, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    hidden = (torch.randn(rows, 24) * spread).to(dtype).requires_grad_()
+    weight = torch.randn(301, 24).to(dtype).requires_grad_()
+    return hidden, weight, torch.randint(0, 301, (rows,))
+
+
+def plain(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss and both gradients from all logits, in float64."""
+    wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    loss = F.cross_entropy(wide[0] @ wide[1].T, labels, ignore_index=IGNORE)
+    return loss, *torch.autograd.grad(loss, wide)
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("chunk", [None, 7, 64])
+def test_loss_and_gradients_are_those_of_all_logits(chunk: int | None) -> None:
+    hidden, weight, labels = made(64, torch.float32)
+    labels[::5] = IGNORE
+    expected = plain(hidden, weight, labels)
+    loss = linear_cross_entropy(hidden, weight, labels, chunk=chunk)
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    assert abs(loss.item() - expected[0].item()) < 1e-5
+    for found, wanted in zip(gradients, expected[1:], strict=True):
+        assert distance(found, wanted) < 1e-5
+    assert not gradients[0][::5].any()
+
+
+def test_bf16_is_as_near_as_bf16_can_be() -> None:
+    hidden, weight, labels = made(512, torch.bfloat16, spread=0.3)
+    expected = plain(hidden, weight, labels)
+    loss = linear_cross_entropy(hidden, weight, labels)
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    assert loss.dtype == torch.float32
+    assert abs(loss.item() - expected[0].item()) < 1e-3 * expected[0].item()
+    for found, wanted in zip(gradients, expected[1:], strict=True):
+        assert found.dtype == torch.bfloat16
+        assert distance(found, wanted) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_probability_that_underflows_still_has_its_loss(dtype: torch.dtype) -> None:
+    hidden, weight, labels = made(16, dtype, spread=200.0)
+    expected = plain(hidden, weight, labels)[0].item()
+    assert expected > 500
+    found = linear_cross_entropy(hidden, weight, labels).item()
+    assert abs(found - expected) < 5e-3 * expected
+
+
+def test_the_divisor_scales_loss_and_gradients() -> None:
+    hidden, weight, labels = made(32, torch.float32)
+    mean = linear_cross_entropy(hidden, weight, labels)
+    part = linear_cross_entropy(hidden, weight, labels, divisor=128.0)
+    assert part.item() == pytest.approx(mean.item() / 4)
+    for one, other in zip(
+        torch.autograd.grad(mean, (hidden, weight)),
+        torch.autograd.grad(part, (hidden, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one / 4, other)
