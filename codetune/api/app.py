@@ -3,42 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from codetune import __version__
-from codetune.api.dialects import openai
-from codetune.api.errors import failure_of, plain_failure
+from codetune.api.auth import Gate
+from codetune.api.dialects import llamacpp, mistral, ollama, openai, tabby, vllm
+from codetune.api.dialects.bodies import described
+from codetune.api.dialects.front import Front
+from codetune.api.errors import failure_of, plain_failure, style_of
 from codetune.api.guard import LOOPBACK, Guard
+from codetune.api.permissions import Access, Permissions
 from codetune.api.stream import ClientGoneError
 from codetune.errors import CodetuneError
 from codetune.serving.complete import Completer
+from codetune.serving.log import CompletionLog, MemoryLog
 
+if TYPE_CHECKING:
+    from codetune.accounts.logins import Logins
+
+ACCESS: Access = {
+    "GET /health": "public",
+    "GET /openapi.json": "public",
+}
 _NOBODY_LISTENS = 499  # nginx's number for it; seen in logs only
 
 
-def create_app(completer: Completer, *, hosts: Iterable[str] = LOOPBACK) -> FastAPI:
-    """The application that serves `completer`; `hosts` are the names it may be called by."""
+def create_app(
+    completer: Completer,
+    *,
+    hosts: Iterable[str] = LOOPBACK,
+    logins: Logins | None = None,
+    login: bool = False,
+    log: CompletionLog | None = None,
+) -> FastAPI:
+    """The application that serves `completer`; `hosts` are the names it may be called by.
 
+    With `logins` there are accounts; with `login` nobody is served without one. `log` keeps
+    what editors say of completions.
+    """
     app = FastAPI(title="codetune", version=__version__, docs_url=None, redoc_url=None)
-    app.include_router(openai.routes(completer))
+    app.state.login = login
+    tables: list[Access] = [ACCESS]
+    front = Front(completer, log or MemoryLog())
+    for dialect in (openai, mistral, llamacpp, ollama, tabby, vllm):
+        app.include_router(dialect.routes(front))
+        tables.append(dialect.ACCESS)
+    if logins is not None:
+        from codetune.api.routes import accounts, people
 
-    @app.get("/health")
+        for part in (accounts, people):
+            app.include_router(part.routes(logins))
+            tables.append(part.ACCESS)
+
+    @app.get("/health", **described(refusals={}))
     async def health() -> dict[str, object]:
         return {"status": "ok", "version": __version__, **completer.engine.busy()}
 
     app.add_exception_handler(CodetuneError, _failed)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(ClientGoneError, _nobody)
+    app.add_middleware(Gate, permissions=Permissions(tables), logins=logins, login=login)
     app.add_middleware(Guard, hosts=tuple(hosts))
     return app
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     failure = failure_of(error, str(request.state.request_id))
-    return JSONResponse(failure.body(), failure.status, failure.headers)
+    body = failure.body(style_of(request.url.path))
+    return JSONResponse(body, failure.status, failure.headers)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -50,7 +86,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     }.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     failure = plain_failure(error.status_code, message, code)
-    return JSONResponse(failure.body(), error.status_code, dict(error.headers or {}))
+    body = failure.body(style_of(request.url.path))
+    return JSONResponse(body, error.status_code, dict(error.headers or {}))
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

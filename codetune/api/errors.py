@@ -1,19 +1,29 @@
-"""The ONE map from errors to HTTP: status, OpenAI type and code; everything else is opaque."""
+"""The ONE map from errors to HTTP: status, type and code, and how each dialect words them.
+
+What is not in the map is opaque outside: a 500 with a request id, and the rest in the log.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from codetune.errors import (
     BadRequestError,
     CodetuneError,
+    ConfigError,
+    ConflictError,
     DeadlineError,
+    ForbiddenError,
+    LoginError,
+    LoginLimitError,
     ModelError,
+    NotFoundError,
     OverloadedError,
     RegistryError,
     ServingError,
+    StoreError,
     UnservableModelError,
 )
 
@@ -27,8 +37,35 @@ _STATUSES: tuple[tuple[type[CodetuneError], int, str, str], ...] = (
     (UnservableModelError, 409, "invalid_request_error", "model_unservable"),
     (ServingError, 503, "server_error", "unavailable"),
     (RegistryError, 404, "invalid_request_error", "model_not_found"),
+    (LoginError, 401, "authentication_error", "invalid_api_key"),
+    (LoginLimitError, 429, "rate_limit_error", "too_many_logins"),
+    (ForbiddenError, 403, "permission_error", "forbidden"),
+    (NotFoundError, 404, "invalid_request_error", "not_found"),
+    (ConflictError, 409, "invalid_request_error", "conflict"),
+    (ConfigError, 400, "invalid_request_error", "invalid_value"),
 )
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+Style = Literal["openai", "mistral", "llamacpp", "ollama", "vllm"]
+# The dialect of a path, also of one that has no route.
+_LLAMACPP = ("/infill", "/completion", "/props", "/tokenize", "/detokenize", "/apply-template")
+_STYLES: tuple[tuple[str, Style], ...] = (
+    ("/api/v1/", "openai"),
+    ("/api/", "ollama"),
+    ("/v1/fim/", "mistral"),
+    ("/v1/load_lora_adapter", "vllm"),
+    ("/v1/unload_lora_adapter", "vllm"),
+    ("/lora-adapters", "llamacpp"),
+    *((path, "llamacpp") for path in _LLAMACPP),
+)
+_LLAMACPP_TYPES = {404: "not_found_error", 501: "not_supported_error", 503: "unavailable_error"}
+_VLLM_TYPES = {400: "InvalidUserInput", 404: "NotFoundError"}
+
+
+def style_of(path: str) -> Style:
+    """How errors of this path are worded; OpenAI's way where no other dialect owns it."""
+    return next((style for start, style in _STYLES if path.startswith(start)), "openai")
 
 
 @dataclass(frozen=True)
@@ -42,10 +79,20 @@ class Failure:
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
-    def body(self) -> dict[str, Any]:
-        """OpenAI's error object."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+    def body(self, style: Style = "openai") -> dict[str, Any]:
+        """The error as a dialect words it."""
+        error: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param}
+        if style == "ollama":
+            return {"error": self.message}
+        if style == "mistral":
+            return {"object": "error", **error, "code": self.code}
+        if style == "llamacpp":
+            kind = _LLAMACPP_TYPES.get(self.status, self.type)
+            return {"error": {"code": self.status, "message": self.message, "type": kind}}
+        if style == "vllm":
+            kind = _VLLM_TYPES.get(self.status, self.type)
+            return {"error": {**error, "type": kind, "code": self.status}}
+        return {"error": {**error, "code": self.code}}
 
 
 def failure_of(error: BaseException, request_id: str) -> Failure:
@@ -53,7 +100,7 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
     for kind, status, name, code in _STATUSES:
         if isinstance(error, kind):
             message = f"{error.message} {error.advice}".strip()
-            if status == 409:
+            if isinstance(error, UnservableModelError):
                 _log.warning("Request %s: %s", request_id, error.__cause__ or error)
             return Failure(
                 status,
@@ -63,6 +110,11 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
                 getattr(error, "param", None),
                 _headers(error),
             )
+    if isinstance(error, StoreError):
+        # Its message may name hosts and folders.
+        _log.error("Request %s: %s", request_id, error)
+        message = f"The database does not answer (request {request_id})."
+        return Failure(503, message, "server_error", "database_unavailable")
     if isinstance(error, ModelError):
         # Its message may name folders of this machine.
         _log.error("Request %s: %s", request_id, error)
@@ -85,6 +137,8 @@ def plain_failure(status: int, message: str, code: str | None = None) -> Failure
 
 
 def _headers(error: BaseException) -> dict[str, str]:
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | LoginLimitError):
         return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, LoginError):
+        return {"WWW-Authenticate": "Bearer"}
     return {}

@@ -14,10 +14,20 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from codetune.api.errors import Failure, failure_of, plain_failure
+from codetune.api.errors import Failure, failure_of, plain_failure, style_of
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+ANY_HOST = "*"
 BODY_LIMIT = 8_000_000  # bytes
+# What browsers are told about every answer; a page that needs more says so itself.
+_SECURITY = {
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cache-control": b"no-store",
+}
 
 
 class BodyTooLargeError(Exception):
@@ -25,7 +35,11 @@ class BodyTooLargeError(Exception):
 
 
 class Guard:
-    """ASGI middleware: request ids, host check, body limit, opaque errors."""
+    """ASGI middleware: request ids, host check, body limit, security headers, opaque errors.
+
+    Where everybody has to log in, `hosts` may be `ANY_HOST`: a foreign page's requests carry no
+    login, because there are no cookies.
+    """
 
     def __init__(self, app: ASGIApp, *, hosts: Iterable[str], body_limit: int = BODY_LIMIT) -> None:
         self._app = app
@@ -45,34 +59,40 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                said = {name.lower() for name, _ in headers}
+                headers += [(k, v) for k, v in _SECURITY.items() if k not in said]
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
             if refusal := self._refuse(scope):
-                await answer(refusal, tagged)
+                await answer(refusal, scope, tagged)
                 return
             await self._app(scope, self._limited(receive), tagged)
         except BodyTooLargeError:
-            await answer(self._too_large(), tagged)
+            await answer(self._too_large(), scope, tagged)
         except Exception as error:
             failure = failure_of(error, request_id)
             if started:
                 raise  # too late for a status; the connection breaks off
-            await answer(failure, tagged)
+            await answer(failure, scope, tagged)
 
     def _refuse(self, scope: Scope) -> Failure | None:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if _name_of(host) not in self._hosts:
+        if not self._serves(_name_of(host)):
             return plain_failure(403, "This host name is not served here.", "host_not_allowed")
         origin = urlsplit(headers.get(b"origin", b"").decode("latin-1").lower())
-        if origin.scheme in ("http", "https") and _name_of(origin.netloc) not in self._hosts:
+        own = self._hosts | {_name_of(host)}
+        if origin.scheme in ("http", "https") and _name_of(origin.netloc) not in own:
             return plain_failure(403, "Web pages may not ask this server.", "origin_not_allowed")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._limit:
             return self._too_large()
         return None
+
+    def _serves(self, name: str) -> bool:
+        return ANY_HOST in self._hosts or name in self._hosts
 
     def _limited(self, receive: Receive) -> Receive:
         read = 0
@@ -93,9 +113,9 @@ class Guard:
         )
 
 
-async def answer(failure: Failure, send: Send) -> None:
-    """Send a failure as OpenAI's error object."""
-    body = json.dumps(failure.body()).encode()
+async def answer(failure: Failure, scope: Scope, send: Send) -> None:
+    """Send a failure in the words of the path's dialect."""
+    body = json.dumps(failure.body(style_of(scope["path"]))).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))}
     raw = [(k.lower().encode(), v.encode()) for k, v in {**headers, **failure.headers}.items()]
     await send({"type": "http.response.start", "status": failure.status, "headers": raw})

@@ -37,13 +37,15 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, listener, return_exceptions=True)
 
 
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"
+
+
 class EventStream(Response):
-    """Server-sent events. The source is closed as soon as the client is gone or too slow."""
+    """Events or lines. The source is closed as soon as the client is gone or too slow."""
 
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(self, events: AsyncIterator[bytes], media_type: str = EVENTS) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(headers=headers, media_type=media_type)
         del self.headers["content-length"]
         self._events = events
 

@@ -138,6 +138,15 @@ def check_safetensors(file: Path) -> None:
     Raises:
         ModelError: it is truncated or not a safetensors file.
     """
+    safetensors_header(file)
+
+
+def safetensors_header(file: Path) -> dict[str, Any]:
+    """The name, dtype, shape and place of each tensor of a safetensors file.
+
+    Raises:
+        ModelError: it is truncated or not a safetensors file.
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -145,11 +154,11 @@ def check_safetensors(file: Path) -> None:
             if size < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise ValueError("its header is longer than the file")
             header = json.loads(stream.read(length))
-        ends = [
-            int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"
-        ]
+        header.pop("__metadata__", None)
+        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
         if 8 + length + max(ends, default=0) != size:
             raise ValueError(f"it should have {8 + length + max(ends, default=0)} bytes: {size}")
+        return dict(header)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise ModelError(
             f"{file} is truncated or damaged: {error}.", advice="Fetch or write it again."

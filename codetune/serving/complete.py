@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Answers:
     prompts: list[list[int]]
     texts: list[str]  # the prompts as text, for `echo`
     generations: list[Generation]
+    renderer: Renderer  # of the model
 
     @property
     def prompt_tokens(self) -> int:
@@ -61,8 +63,15 @@ class Completer:
         self._warm: set[str | None] = set()  # names whose base and tokenizer have been read
         self._lock = threading.Lock()
 
-    async def start(self, query: Query) -> Answers:
+    async def start(
+        self,
+        query: Query,
+        *,
+        resolve: Callable[[str | None], Servable] | None = None,
+    ) -> Answers:
         """Render the prompts and queue their answers.
+
+        `resolve` finds the model that the query names; the catalog does by default.
 
         Raises:
             BadRequestError, RegistryError, OverloadedError, ModelError, UnservableModelError
@@ -70,11 +79,11 @@ class Completer:
         query.check()
         size = sum(_size(prompt) for prompt in query.prompts)
         if size < _QUICK and query.model in self._warm and self.catalog.is_fresh():
-            model, prepared = self._prepare(query)
+            model, prepared = self._prepare(query, resolve)
         else:
-            model, prepared = await asyncio.to_thread(self._prepare, query)
+            model, prepared = await asyncio.to_thread(self._prepare, query, resolve)
             self._warm.add(query.model)
-        voice = self._voices[_key(model)]
+        voice = self.voice(model)
         jobs = [
             Job(
                 model=model,
@@ -84,6 +93,7 @@ class Completer:
                 decode=voice.renderer.decode,
                 stream=query.stream,
                 deadline=self.options.deadline,
+                tenant=query.tenant,
             )
             for ids, sampling in prepared
             for n in range(query.n)
@@ -96,18 +106,21 @@ class Completer:
             else voice.renderer.decode(ids)
             for prompt, ids in zip(query.prompts, prompts, strict=True)
         ]
-        return Answers(model.id, prompts, texts, generations)
+        return Answers(model.id, prompts, texts, generations, voice.renderer)
 
-    def load(self, name: str | None) -> Servable:
+    def load(self, model: Servable | str | None) -> Servable:
         """Load a model before it is asked for; blocks."""
-        model = self.catalog.resolve(name)
-        self._voice(model)
+        if not isinstance(model, Servable):
+            model = self.catalog.resolve(model)
+        self.voice(model)
         self.engine.load(model)
         return model
 
-    def _prepare(self, query: Query) -> tuple[Servable, list[tuple[list[int], Sampling]]]:
-        model = self.catalog.resolve(query.model)
-        voice = self._voice(model)
+    def _prepare(
+        self, query: Query, resolve: Callable[[str | None], Servable] | None
+    ) -> tuple[Servable, list[tuple[list[int], Sampling]]]:
+        model = (resolve or self.catalog.resolve)(query.model)
+        voice = self.voice(model)
         try:
             return model, [self._render(prompt, query, voice, model) for prompt in query.prompts]
         except ModelError as error:
@@ -184,7 +197,12 @@ class Completer:
             fitted = fit()
         return renderer.fim_prompt(*fitted, repo=repo, path=path, context=context) + begun
 
-    def _voice(self, model: Servable) -> Voice:
+    def voice(self, model: Servable) -> Voice:
+        """How to speak to `model`.
+
+        Raises:
+            UnservableModelError: its tokenizer or its config cannot be used.
+        """
         with self._lock:
             if (voice := self._voices.get(_key(model))) is None:
                 weights = model.base.path if model.kind == "adapter" else model.folder

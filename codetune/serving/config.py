@@ -58,3 +58,13 @@ class ServingOptions(Options):
         ge=0,
         description="Seconds that answers under way have to end when the server is stopped.",
     )
+    adapter_roots: tuple[str, ...] = option(
+        (),
+        description="Folders below which /v1/load_lora_adapter may read adapters that are not "
+        "registered. None by default.",
+    )
+    keep_texts: bool = option(
+        False,
+        description="Keep the prompts and texts of completions whose fate an editor reports, for "
+        "later training; without it, only whether they were accepted.",
+    )

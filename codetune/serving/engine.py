@@ -84,6 +84,10 @@ class Finish:
 
     reason: FinishReason
     tokens: int
+    prompt_tokens: int | None = None  # as a remote engine counted them; None: as we did
+    model: str | None = None  # who answered, where that is not the model that was asked
+    reused: int = 0  # tokens of the prompt that were not computed for this answer
+    first: float | None = None  # seconds from submission to the first token, where known
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,9 @@ class Engine(Protocol):
         Raises:
             ModelError, UnservableModelError: it cannot be loaded.
         """
+
+    def loaded(self) -> set[str]:
+        """The folders of the weights and of the adapters that are in memory."""
 
     def busy(self) -> dict[str, int]:
         """How many answers are `running` and `waiting`."""

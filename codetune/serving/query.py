@@ -65,6 +65,7 @@ class Query:
     n: int = 1
     logprobs: int | None = None
     stream: bool = False
+    tenant: str = ""  # who asks; the same for all that may share a queue and what was read
 
     def check(self) -> None:
         """Refuse what no model can answer.

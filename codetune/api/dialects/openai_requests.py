@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from codetune.api.dialects.bodies import Request
 from codetune.errors import BadRequestError
 
 Stops = str | list[str] | None
@@ -19,13 +20,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Request(BaseModel):
-    # Numbers in quotes, as some editors send them, are not numbers for OpenAI either.
-    model_config = ConfigDict(extra="allow", strict=False)
-
+class _Asking(Request):
     model: str | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None  # of vLLM's and llama.cpp's clients, as min_p and n_predict
+    min_p: float | None = None
+    n_predict: int | None = None
     seed: int | None = None
     stop: Stops = None
     n: int | None = None
@@ -42,8 +43,13 @@ class _Request(BaseModel):
     def with_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def warms(self) -> bool:
+        """Whether only the prompt is to be read, as llama.cpp's editors ask for."""
+        return self.n_predict == 0
 
-class CompletionRequest(_Request):
+
+class CompletionRequest(_Asking):
     """`POST /v1/completions`. `path` and `repo` are ours: where the text stands."""
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = ""
@@ -79,7 +85,7 @@ class Message(BaseModel):
         return "".join(texts)
 
 
-class ChatRequest(_Request):
+class ChatRequest(_Asking):
     """`POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
@@ -96,21 +102,10 @@ class ChatRequest(_Request):
         return bool(kind == "text")
 
 
-Body = TypeVar("Body", bound=BaseModel)
+class EmbeddingRequest(Request):
+    """`POST /v1/embeddings`."""
 
-
-def read_body(model: type[Body], body: bytes) -> Body:
-    """Parse JSON of bounded depth.
-
-    Raises:
-        BadRequestError: it is not JSON, too deep, or a field has the wrong type.
-    """
-    try:
-        return model.model_validate_json(body or b"{}")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise BadRequestError(f"The body cannot be read: {first['msg']}.") from error
-        # A union's members follow its field; the field is what the user can change.
-        field = ".".join(str(part) for part in first["loc"][:1])
-        raise BadRequestError(f"'{field}': {first['msg']}.", param=field or None) from error
+    input: str | list[str] | list[TokenId] | list[list[TokenId]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: int | None = None

@@ -83,6 +83,9 @@ class LocalEngine:
     def load(self, model: Servable) -> None:
         self._pool.wait(model)
 
+    def loaded(self) -> set[str]:
+        return self._pool.loaded()
+
     def busy(self) -> dict[str, int]:
         """How many answers are running and waiting."""
         return {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _FLOAT32_PARAMETERS = 250_000_000
 _NO_ROOM_POLL = 0.01  # seconds
 _IDLE_LOOK = 1.0  # seconds between looks for idle adapters
+_FOREIGN = " through transformers"  # in the key of weights that the lean decoder cannot run
 _DONE = -1
 
 
@@ -120,6 +121,12 @@ class ModelPool:
             runners = list(self._runners.values())
             return len(runners), len(self._adapters), [runner.usage() for runner in runners]
 
+    def loaded(self) -> set[str]:
+        """The folders of what is in memory."""
+        with self._lock:
+            weights = {key.removesuffix(_FOREIGN) for key in self._runners}
+            return weights | set(self._adapters)
+
     def close(self) -> None:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
@@ -214,7 +221,7 @@ class ModelPool:
         lean = read_shape(check_folder(weights)) is not None
         if lean and model.kind == "adapter":
             lean = is_stackable(model.folder)
-        return f"{weights}{'' if lean else ' through transformers'}", lean
+        return f"{weights}{'' if lean else _FOREIGN}", lean
 
     def _make_runner(self, weights: Path, lean: bool) -> Runner:
         import torch

@@ -30,6 +30,7 @@ class Sequence:
         self.row = -1
         self.cached = 0  # tokens whose keys and values are stored
         self.reused = 0  # … of them, not computed for this answer
+        self.first: float | None = None  # seconds from submission to the first token
         self._letters: list[Piece | BaseException] = []
         self._queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._text = TextStream(job.decode)
@@ -63,6 +64,8 @@ class Sequence:
     def accept(self, chosen: Chosen) -> bool:
         """Take the next token; True when the answer is complete."""
         self.ids.append(chosen.token)
+        if self.first is None:
+            self.first = time.monotonic() - self.submitted
         if chosen.token in self.job.sampling.stop_ids:
             return self._finish("stop")
         if chosen.logprob is not None:
@@ -95,7 +98,7 @@ class Sequence:
             # The last half character may have completed a stop string.
             if not self._stops.stopped:
                 self._show(self._stops.end())
-        self._flush(Finish(reason, self.generated))
+        self._flush(Finish(reason, self.generated, reused=self.reused, first=self.first))
         return True
 
     def _show(self, text: str) -> None:

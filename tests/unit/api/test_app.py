@@ -218,17 +218,47 @@ def test_every_error_of_ours_has_a_status() -> None:
     statuses = {}
     for name in internal:
         kind = getattr(errors, name)
-        error = kind("x", "y") if name == "MissingExtraError" else kind("x")
+        more = {"retry_after": 7} if name == "LoginLimitError" else {}
+        error = kind("x", "y") if name == "MissingExtraError" else kind("x", **more)
         statuses[name] = failure_of(error, "req-1").status
     serving = {name: statuses[name] for name in statuses if statuses[name] != 500}
     assert serving == {
         "BadRequestError": 400,
+        "ConfigError": 400,
+        "LoginError": 401,
+        "ForbiddenError": 403,
+        "NotFoundError": 404,
         "RegistryError": 404,
+        "ConflictError": 409,
         "UnservableModelError": 409,
+        "LoginLimitError": 429,
         "OverloadedError": 429,
         "ServingError": 503,
+        "StoreError": 503,
         "DeadlineError": 504,
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/nothing", {"error": {"message", "type", "param", "code"}}),
+        ("/api/v1/nothing", {"error": {"message", "type", "param", "code"}}),
+        ("/api/nothing", {"error": str}),
+        ("/v1/fim/nothing", {"object", "message", "type", "param", "code"}),
+        ("/lora-adapters/nothing", {"error": {"code", "message", "type"}}),
+    ],
+)
+def test_every_path_is_refused_in_its_dialects_words(port: int, path: str, shape: Any) -> None:
+    for host, status in (("localhost", 404), ("evil.example", 403)):
+        found, body, _ = ask(port, "GET", path, Host=host)
+        assert found == status
+        if isinstance(shape, set):
+            assert body.keys() == shape
+        elif shape["error"] is str:
+            assert isinstance(body["error"], str)
+        else:
+            assert body["error"].keys() == shape["error"]
 
 
 def test_a_reader_that_stalls_does_not_hold_its_place(
@@ -260,7 +290,7 @@ def test_a_reader_that_stalls_does_not_hold_its_place(
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.com", ""])
 def test_a_public_address_is_refused(host: str) -> None:
-    with pytest.raises(errors.ConfigError, match="this machine only"):
+    with pytest.raises(errors.ConfigError, match=r"others reach|not an IP address"):
         listen(host, 0)
 
 

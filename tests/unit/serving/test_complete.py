@@ -96,7 +96,7 @@ def test_an_adapter_of_a_base_that_has_changed_is_refused(base: BaseModel, tmp_p
 
 
 def test_fim_is_rendered_as_in_training(completer: Completer) -> None:
-    renderer = completer._voice(completer.catalog.resolve("tiny")).renderer
+    renderer = completer.voice(completer.catalog.resolve("tiny")).renderer
     query = Query([Fim("a = ", "\nb", path="x.py", repo="r")], model="tiny", max_tokens=9)
     (job,) = jobs(completer, query)
     assert job.prompt == renderer.fim_prompt("a = ", "\nb", repo="r", path="x.py")
@@ -106,13 +106,13 @@ def test_fim_is_rendered_as_in_training(completer: Completer) -> None:
 
 def test_a_tuned_model_knows_its_own_repository(completer: Completer) -> None:
     (tuned,) = jobs(completer, Query([Fim("a", "b", path="x.py")], model="shop"))
-    renderer = completer._voice(completer.catalog.resolve("shop")).renderer
+    renderer = completer.voice(completer.catalog.resolve("shop")).renderer
     expected = renderer.fim_prompt("a", "b", repo="github.com/team/shop", path="x.py")
     assert tuned.prompt == expected
 
 
 def test_what_is_begun_stands_after_the_middle_mark(completer: Completer) -> None:
-    renderer = completer._voice(completer.catalog.resolve("tiny")).renderer
+    renderer = completer.voice(completer.catalog.resolve("tiny")).renderer
     (job,) = jobs(completer, Query([Fim("a\n", "\nb", begun="x = ")], model="tiny"))
     assert job.prompt == renderer.fim_prompt("a\n", "\nb") + renderer.plain("x = ")
     long = jobs(completer, Query([Fim("a\n", "\nb", begun="x" * 2000)], model="tiny"))[-1]
@@ -128,7 +128,7 @@ def test_other_files_fill_what_the_file_at_the_cursor_leaves(
     files = (ContextFile("near = 1\n", "near.py"), ContextFile("far = 2\n" * 500, "far.py"))
     prompt = Fim("x = 1\n" * lines, "y = 2\n" * lines, path="here.py", context=files)
     (job,) = jobs(completer, Query([prompt], model="tiny", max_tokens=100))
-    renderer = completer._voice(completer.catalog.resolve("tiny")).renderer
+    renderer = completer.voice(completer.catalog.resolve("tiny")).renderer
     text = renderer.decode(job.prompt)
     assert text.startswith("far.py\nfar = 2")
     assert text.index("near = 1") < text.index("here.py") < text.index("x = 1")

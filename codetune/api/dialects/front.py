@@ -1,0 +1,121 @@
+"""What every dialect stands on: the models that the asker may use, and answers from them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from codetune.api.auth import actor_of
+from codetune.api.dialects.answering import Run
+from codetune.errors import BadRequestError, RegistryError, nearest
+from codetune.registry.access import Actor
+from codetune.serving.catalog import Listed, label_of
+from codetune.serving.complete import Completer, Voice
+from codetune.serving.engine import Servable
+from codetune.serving.log import CompletionLog
+from codetune.serving.query import Query
+
+_MOST_NAMES = 1000  # that one asker gives to models
+
+
+class Front:
+    """Names are resolved here and nowhere else in the dialects, for one asker at a time.
+
+    Beside the registry's names stand those that the asker has given to models itself
+    (`/v1/load_lora_adapter`); they live as long as the process, as vLLM's do.
+    """
+
+    def __init__(self, completer: Completer, log: CompletionLog) -> None:
+        self.completer, self.log = completer, log
+        self._lock = threading.Lock()
+        # asker's id → name → a registered model's name, or a folder that the administrator allows
+        self._given: dict[str, dict[str, str | Servable]] = {}
+
+    async def start(self, request: Request, query: Query) -> Run:
+        """Queue the answers to a query.
+
+        Raises:
+            RegistryError: the asker has no model of that name; and as `Completer.start`.
+        """
+        asker = actor_of(request)
+        query = replace(query, tenant=asker.id)
+        answers = await self.completer.start(query, resolve=lambda name: self._resolve(asker, name))
+        return Run(answers, query)
+
+    async def listed(self, request: Request) -> list[Listed]:
+        """The models that the asker may use."""
+        return await run_in_threadpool(self._listed, actor_of(request))
+
+    async def resolve(self, request: Request, name: str | None) -> Servable:
+        """The model called `name`, or the asker's default.
+
+        Raises:
+            RegistryError: the asker has none of that name.
+        """
+        return await run_in_threadpool(self._resolve, actor_of(request), name)
+
+    async def voice(self, request: Request, name: str | None) -> tuple[Servable, Voice]:
+        """The model called `name`, and how to speak to it."""
+
+        def find() -> tuple[Servable, Voice]:
+            model = self._resolve(actor_of(request), name)
+            return model, self.completer.voice(model)
+
+        return await run_in_threadpool(find)
+
+    def has_given(self, request: Request, name: str) -> bool:
+        """Whether the asker has given this name to a model."""
+        with self._lock:
+            return name in self._given.get(actor_of(request).id, {})
+
+    def give(self, request: Request, name: str, model: str | Servable) -> None:
+        """Let the asker call a model by `name`, too, as long as they may use it.
+
+        Raises:
+            BadRequestError: they have given very many names already.
+        """
+        with self._lock:
+            given = self._given.setdefault(actor_of(request).id, {})
+            if len(given) >= _MOST_NAMES:
+                raise BadRequestError(
+                    f"{len(given)} adapters are loaded.", advice="Unload one.", param="lora_name"
+                )
+            given[name] = model
+
+    def take_back(self, request: Request, name: str) -> bool:
+        """Forget a name that the asker has given; False if there is none."""
+        with self._lock:
+            return self._given.get(actor_of(request).id, {}).pop(name, None) is not None
+
+    def _resolve(self, asker: Actor, name: str | None) -> Servable:
+        with self._lock:
+            given = self._given.get(asker.id, {}).get(name or "")
+        if name is None or given is None:
+            return self.completer.catalog.resolve_model(asker, name)
+        if isinstance(given, str):  # asked for each time: it may not be shared any more
+            given = self.completer.catalog.resolve_model(asker, given)
+        return replace(given, id=name)
+
+    def _listed(self, asker: Actor) -> list[Listed]:
+        with self._lock:
+            given = self._given.get(asker.id, {}).copy()
+        entries = self.completer.catalog.visible_models(asker)
+        known = {entry.id: entry for entry in entries}
+        for name, model in given.items():
+            if isinstance(model, Servable):
+                parent = label_of(model.base.name)
+                entries.append(Listed(name, model.id, model.kind, parent, model.created))
+            elif model in known:
+                entries.append(replace(known[model], id=name))
+        return entries
+
+
+def not_listed(name: str, entries: Sequence[Listed]) -> RegistryError:
+    """Nobody is told more than which of their own models has a similar name."""
+    return RegistryError(
+        f"There is no model '{name}'.", advice=nearest(name, [entry.id for entry in entries])
+    )

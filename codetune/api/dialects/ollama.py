@@ -1,0 +1,139 @@
+"""Ollama's dialect: NDJSON streams by default, errors as plain strings, times in nanoseconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from codetune import __version__
+from codetune.api.dialects.answering import Run, respond
+from codetune.api.dialects.bodies import LOOKING, described, read_body
+from codetune.api.dialects.front import Front
+from codetune.api.dialects.ollama_models import as_listed, as_shown, tag_of
+from codetune.api.dialects.ollama_requests import Asking, ChatRequest, GenerateRequest, ShowRequest
+from codetune.api.dialects.ollama_shapes import Lines, instant
+from codetune.api.permissions import Access
+from codetune.api.stream import LINES
+from codetune.errors import RegistryError
+from codetune.models.prompts import transcode
+from codetune.serving.complete import Voice
+from codetune.serving.engine import Servable
+from codetune.serving.query import Chat, Fim, Prompt, Text
+
+ACCESS: Access = {
+    "GET /": "public",
+    "GET /api/version": "public",
+    "GET /api/tags": "use",
+    "GET /api/ps": "use",
+    "POST /api/show": "use",
+    "POST /api/generate": "use",
+    "POST /api/chat": "use",
+}
+
+_PROTOCOL = "0.12.0"  # the release of Ollama whose API is spoken here; some editors ask for 0.6.4
+
+
+def routes(front: Front) -> APIRouter:
+    """The routes below /api, and the greeting."""
+    router = APIRouter(tags=["Ollama"])
+
+    @router.get("/", **described(refusals={}, answers="text/plain"))
+    @router.head("/", include_in_schema=False)
+    async def greeting() -> Response:
+        """What clients look for before they ask."""
+        return PlainTextResponse("Ollama is running")
+
+    @router.get("/api/version", **described(refusals={}))
+    @router.head("/api/version", include_in_schema=False)
+    async def version() -> dict[str, str]:
+        """The release of Ollama whose API is spoken, and our own."""
+        return {"version": _PROTOCOL, "codetune": __version__}
+
+    @router.get("/api/tags", **described(refusals=LOOKING))
+    async def tags(request: Request) -> dict[str, Any]:
+        """The models that may be asked for."""
+        models = []
+        for entry in await front.listed(request):
+            model = await front.resolve(request, entry.id)
+            models.append(await run_in_threadpool(as_listed, entry, model))
+        return {"models": models}
+
+    @router.get("/api/ps", **described(refusals=LOOKING))
+    async def ps(request: Request) -> dict[str, Any]:
+        """The models that were asked last and are still in memory."""
+        models = []
+        loaded = front.completer.engine.loaded()
+        for entry in await front.listed(request):
+            model = await front.resolve(request, entry.id)
+            if entry.id == entry.root and str(model.folder) in loaded:
+                listed = await run_in_threadpool(as_listed, entry, model)
+                models.append({**listed, "expires_at": _FOREVER, "size_vram": 0})
+        return {"models": models}
+
+    @router.post("/api/show", **described(ShowRequest, refusals=LOOKING))
+    async def show(request: Request) -> dict[str, Any]:
+        """What a model is like; its template has .Suffix if it fills in the middle."""
+        name = read_body(ShowRequest, await request.body()).model
+        model, voice = await find(request, name)
+        return await run_in_threadpool(as_shown, name, model, voice)
+
+    @router.post("/api/generate", **described(GenerateRequest, stream=LINES))
+    async def generate(request: Request) -> Response:
+        """Go on with a prompt; with `suffix`, fill in what stands between the two."""
+        body = read_body(GenerateRequest, await request.body())
+        body.check()
+        model, voice = await find(request, body.model)
+        if not body.prompt and not body.suffix:
+            return await _loaded(front, body, model, {"response": ""})
+        return await answer(request, body, _prompt(body, voice), chat=False)
+
+    @router.post("/api/chat", **described(ChatRequest, stream=LINES))
+    async def chat(request: Request) -> Response:
+        """Answer a conversation."""
+        body = read_body(ChatRequest, await request.body())
+        body.check()
+        model, _ = await find(request, body.model)
+        if not body.messages:
+            empty = {"message": {"role": "assistant", "content": ""}}
+            return await _loaded(front, body, model, empty)
+        messages = [message.model_dump(exclude_none=True) for message in body.messages]
+        return await answer(request, body, Chat(messages), chat=True)
+
+    async def find(request: Request, name: str) -> tuple[Servable, Voice]:
+        try:
+            return await front.voice(request, tag_of(name))
+        except RegistryError as error:
+            raise RegistryError(f"model '{name}' not found") from error
+
+    async def answer(request: Request, body: Asking, prompt: Prompt, *, chat: bool) -> Response:
+        run: Run = await front.start(request, body.query(prompt, tag_of(body.model)))
+        shape = Lines(body.model, chat=chat)
+        return await respond(request, run, shape, stream=body.stream is not False)
+
+    return router
+
+
+def _prompt(body: GenerateRequest, voice: Voice) -> Prompt:
+    """With the model's template, if it has one, unless the prompt is raw or marked up already."""
+    if body.suffix:
+        return Fim(body.prompt, body.suffix)
+    if body.raw or not voice.renderer.has_chat_template or transcode(body.prompt):
+        return Text(body.prompt)
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    return Chat([*system, {"role": "user", "content": body.prompt}])
+
+
+async def _loaded(front: Front, body: Asking, model: Servable, empty: dict[str, Any]) -> Response:
+    """An empty request loads the model, or lets it go; what is idle goes by itself here."""
+    reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
+    if reason == "load":
+        await run_in_threadpool(front.completer.load, model)
+    done = {"model": body.model, "created_at": instant(), **empty}
+    return JSONResponse({**done, "done": True, "done_reason": reason})
+
+
+_FOREVER = datetime(9999, 1, 1, tzinfo=UTC).isoformat().replace("+00:00", "Z")
