@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codetune.errors import BadRequestError, ModelError, UnservableModelError
+from codetune.errors import (
+    BadRequestError,
+    ModelError,
+    RegistryError,
+    UnservableModelError,
+    nearest,
+)
 from codetune.models.architecture import is_seq2seq
 from codetune.models.load import read_json
 from codetune.models.prompts import Fitted, Renderer, fit_context, fit_fim, transcode
@@ -20,8 +27,13 @@ from codetune.models.seq2seq import USUAL_WINDOW
 from codetune.serving.catalog import Catalog
 from codetune.serving.config import ServingOptions
 from codetune.serving.engine import Engine, Generation, Job, Sampling, Servable
+from codetune.serving.engines.wires import Asked
 from codetune.serving.query import Chat, Fim, Prompt, Query, Text
 
+if TYPE_CHECKING:
+    from codetune.serving.engines.remote import RemoteEngine
+
+REMOTE = "remote:"  # models of engines elsewhere are called remote:ENGINE or remote:ENGINE/MODEL
 _QUICK = 20_000  # characters that are tokenised without leaving the event loop
 _PATH = 32  # tokens that the path at the cursor takes when other files stand before it
 _WINDOW_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
@@ -32,10 +44,10 @@ class Answers:
     """The answers under way, prompt by prompt, `n` for each."""
 
     model: str
-    prompts: list[list[int]]
+    prompts: list[list[int]]  # empty where a remote model reads the text itself
     texts: list[str]  # the prompts as text, for `echo`
     generations: list[Generation]
-    renderer: Renderer  # of the model
+    renderer: Renderer  # of the model; of the base here where that runs elsewhere
 
     @property
     def prompt_tokens(self) -> int:
@@ -57,8 +69,15 @@ class Voice:
 class Completer:
     """Answers queries with one engine and the models of one catalog."""
 
-    def __init__(self, engine: Engine, catalog: Catalog, options: ServingOptions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        options: ServingOptions,
+        remotes: Mapping[str, RemoteEngine] | None = None,
+    ) -> None:
         self.engine, self.catalog, self.options = engine, catalog, options
+        self.remotes = remotes or {}  # engines with models of their own, by their names
         self._voices: dict[tuple[Path, Path, Path | None], Voice] = {}
         self._warm: set[str | None] = set()  # names whose base and tokenizer have been read
         self._lock = threading.Lock()
@@ -77,6 +96,8 @@ class Completer:
             BadRequestError, RegistryError, OverloadedError, ModelError, UnservableModelError
         """
         query.check()
+        if query.model is not None and query.model.startswith(REMOTE):
+            return await self._start_remote(query, query.model)
         size = sum(_size(prompt) for prompt in query.prompts)
         if size < _QUICK and query.model in self._warm and self.catalog.is_fresh():
             model, prepared = self._prepare(query, resolve)
@@ -107,6 +128,36 @@ class Completer:
             for prompt, ids in zip(query.prompts, prompts, strict=True)
         ]
         return Answers(model.id, prompts, texts, generations, voice.renderer)
+
+    async def _start_remote(self, query: Query, name: str) -> Answers:
+        """Pass a query on as it came: nobody here knows that model's tokenizer."""
+        engine, _, model = name.removeprefix(REMOTE).partition("/")
+        if engine not in self.remotes:
+            advice = nearest(engine, self.remotes)
+            raise RegistryError(f"There is no engine '{engine}'.", advice=advice)
+        most = self.options.max_new_tokens
+        rules = Sampling(
+            max_tokens=most if query.max_tokens is None else min(query.max_tokens, most),
+            temperature=query.temperature,
+            top_p=query.top_p,
+            top_k=query.top_k,
+            min_p=query.min_p,
+            stops=tuple(query.stops),
+            logprobs=query.logprobs,
+        )
+        asked = [
+            Asked(prompt, replace(rules, seed=None if query.seed is None else query.seed + n))
+            for prompt in query.prompts
+            for n in range(query.n)
+        ]
+        base = await asyncio.to_thread(self.catalog.resolve, self.options.base)
+        renderer = (await asyncio.to_thread(self.voice, base)).renderer
+        generations: list[Generation] = [*self.remotes[engine].ask(asked, model or None)]
+        texts = [
+            prompt.text if isinstance(prompt, Text) and isinstance(prompt.text, str) else ""
+            for prompt in query.prompts
+        ]
+        return Answers(name, [[] for _ in query.prompts], texts, generations, renderer)
 
     def load(self, model: Servable | str | None) -> Servable:
         """Load a model before it is asked for; blocks."""

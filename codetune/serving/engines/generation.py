@@ -1,0 +1,73 @@
+"""An answer that comes from elsewhere, as long as somebody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from codetune.errors import CodetuneError, DeadlineError
+from codetune.serving.engine import Finish, Piece
+
+
+class RemoteGeneration:
+    """Reads `pieces` ahead of its listener, in a task of its own; made in a running event loop."""
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[Piece],
+        deadline: float,
+        ended: Callable[[RemoteGeneration], None],
+    ) -> None:
+        self.started = time.monotonic()
+        self.finish: Finish | None = None
+        self.error: CodetuneError | None = None
+        self._queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._pump(pieces, deadline))
+        self._task.add_done_callback(lambda _: ended(self))
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self._listen()
+
+    async def _listen(self) -> AsyncIterator[Piece]:
+        try:
+            while True:
+                event = await self._queue.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if event.finish:
+                    return
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Nobody listens any more: the connection is closed, which frees the place there."""
+        if not self._task.done() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def break_off(self, error: CodetuneError) -> None:
+        """End it with an error; from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._fail, error)
+            self.cancel()
+
+    def _fail(self, error: CodetuneError) -> None:
+        self.error = error
+        self._queue.put_nowait(error)
+
+    async def _pump(self, pieces: AsyncIterator[Piece], deadline: float) -> None:
+        try:
+            async with asyncio.timeout(deadline):
+                async for piece in pieces:
+                    self.finish = piece.finish
+                    self._queue.put_nowait(piece)
+        except TimeoutError:
+            self._fail(DeadlineError(f"The answer was not ready within {deadline:g} s."))
+        except CodetuneError as error:
+            self._fail(error)
+        finally:
+            close = getattr(pieces, "aclose", None)
+            if close is not None:
+                await close()
