@@ -1,4 +1,4 @@
-"""A job's child process as its worker holds it: started, heard, and ended with all it started."""
+"""A job's processes as their worker holds them: started, heard, and ended."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _SEEN = re.compile(
     re.IGNORECASE,
 )
 _READ = 1 << 16
+_PATIENCE = 15.0  # seconds; the keeper's own is shorter
 
 
 class Child:
-    """One try of a job, in a process group of its own."""
+    """One attempt at a job, in a session of its own."""
 
     def __init__(
         self,
@@ -44,7 +45,8 @@ class Child:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.reports, reports = os.pipe()
-        life, self._life = os.pipe()
+        life, ours = os.pipe()
+        self._life: int | None = ours
         os.set_blocking(self.reports, False)
         self._rest = b""
         self._kill_at: float | None = None
@@ -69,7 +71,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process, and the group that it leads."""
+        """The keeper of the job, and the group that it leads."""
         return self._process.pid
 
     def heard(self) -> tuple[list[Report], bool]:
@@ -84,41 +86,41 @@ class Child:
         return [json.loads(line) for line in lines], more
 
     def stop(self, grace: float) -> None:
-        """Ask the whole group to end; after `grace` seconds `ended` no longer asks."""
+        """Ask the job to end; after `grace` seconds `ended` no longer asks."""
         if self._kill_at is None:
             self._kill_at = time.monotonic() + grace
-            self._signal(signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
 
     def ended(self) -> int | None:
-        """The exit status (negative: the signal), once the process has ended; else None.
+        """The exit status (128 + a signal's number), once the job has ended; else None.
 
-        Nothing that it has started outlives it.
+        Nothing that it has started is left by then.
         """
-        if self._process.returncode is not None:
-            return self._process.returncode
-        # Looked at, not yet collected: until then nobody else can be given the group's number.
-        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is None:
-            if self._kill_at is not None and time.monotonic() > self._kill_at:
-                self._signal(signal.SIGKILL)
-            return None
-        self._signal(signal.SIGKILL)
-        return self._process.wait()
+        status = self._process.poll()
+        if status is None and self._kill_at is not None and time.monotonic() > self._kill_at:
+            self._cut()
+        return status
 
     def kill(self) -> None:
-        """End the whole group at once and wait for its leader."""
-        if self._process.returncode is None:
-            self._signal(signal.SIGKILL)
+        """End the job and all that it has started, at once."""
+        self._cut()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:  # a process that the kernel itself cannot end
+            self._process.kill()
             self._process.wait()
 
     def close(self) -> None:
         """Let go of the pipes; what still runs ends."""
-        for descriptor in (self.reports, self._life):
-            os.close(descriptor)
+        self._cut()
+        os.close(self.reports)
 
-    def _signal(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+    def _cut(self) -> None:
+        """Tell the keeper what it would be told if this process died."""
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
 
 
 def scrubbed(environment: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A try under way: what its child has told and what of it the database knows."""
+"""An attempt under way: what its child has told and what of it the database knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHARE = 0.01  # of a task, between two kept events otherwise: a hundred a task,
 
 
 @dataclass
-class Try:
+class Attempt:
     """One claim and its child."""
 
     claim: Claim
@@ -121,8 +121,8 @@ class Try:
 
 
 def _words(status: int) -> str:
-    if status < 0:
-        name = signal.Signals(-status).name
+    if status - 128 in signal.valid_signals():
+        name = signal.Signals(status - 128).name
         hint = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
         return f"Its process was ended by {name}{hint}."
     return f"Its process ended with exit code {status}."

@@ -23,7 +23,7 @@ from codetune.jobs.config import JobOptions
 from codetune.jobs.presence import Presence, machine
 from codetune.jobs.process import Child, scrubbed
 from codetune.jobs.queue import Claim, Member, Queue
-from codetune.jobs.running import Try
+from codetune.jobs.running import Attempt
 from codetune.store.database import Database
 
 POLL = 0.5  # seconds between two looks for new jobs and cancelled ones
@@ -49,7 +49,7 @@ class Worker:
         self._jobs = home / "jobs"
         self._presence = Presence(self._jobs / "workers", self.id)
         self._environment = os.environ if environment is None else environment
-        self._running: dict[int, Try] = {}  # by slot
+        self._running: dict[int, Attempt] = {}  # by slot
         self._stopping = threading.Event()
         self._heard = selectors.DefaultSelector()
         self._beaten = self._reaped = float("-inf")
@@ -97,7 +97,7 @@ class Worker:
                 return
             # Short waits: a child that ends closes its pipe, which wakes this at once.
             for key, _ in self._heard.select(min(left, 0.1)):
-                attempt: Try = key.data
+                attempt: Attempt = key.data
                 if not attempt.hear():
                     self._heard.unregister(key.fileobj)
                     return
@@ -154,7 +154,7 @@ class Worker:
             environment=environment | devices(slot, self.slots, environment),
             nice=self.options.nice,
         )
-        one = self._running[slot] = Try(claim, child)
+        one = self._running[slot] = Attempt(claim, child)
         self._heard.register(child.reports, selectors.EVENT_READ, one)
         _log.info("Job %s: attempt %d in process %d.", claim.job, claim.attempt, child.pid)
 
