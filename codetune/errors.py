@@ -143,7 +143,7 @@ class LoginError(AccessError):
 class LoginLimitError(AccessError):
     """Too many logins have failed; `retry_after` is in seconds."""
 
-    def __init__(self, message: str, *, retry_after: int, advice: str = "") -> None:
+    def __init__(self, message: str, *, retry_after: int = 1, advice: str = "") -> None:
         super().__init__(message, advice=advice)
         self.retry_after = retry_after
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on; only this machine's own are possible: 127.0.0.1, ::1.",
+    help="Address to listen on. One that others reach, such as 0.0.0.0, takes accounts.",
 )
 @click.option(
     "--port",
@@ -48,6 +49,20 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "float32", "bfloat16"]),
     help="Precision of the weights; auto: what is fast on this machine.  [auto]",
 )
+@click.option(
+    "--database", metavar="URL", help="postgresql://…  [$CODETUNE_DATABASE, or codetune.db]"
+)
+@click.option(
+    "--register/--no-register",
+    help="Let anybody make an account (POST /register/), where there is a login.",
+)
+@click.option(
+    "--allow-host",
+    "allowed",
+    multiple=True,
+    metavar="NAME",
+    help="Another name that this server is called by, behind a proxy. Repeatable.",
+)
 def serve(
     host: str,
     port: int,
@@ -55,66 +70,94 @@ def serve(
     preload: tuple[str, ...],
     max_running: int | None,
     dtype: str | None,
+    database: str | None,
+    register: bool,
+    allowed: tuple[str, ...],
 ) -> None:
     """Serve the base and your tuned models with OpenAI's API.
 
     Editors and SDKs reach it at http://127.0.0.1:8000/v1 with any key. A request names a model
     of `codetune models`; all LoRA models share one copy of their base. Ctrl-C stops it.
 
+    As soon as there is an administrator (`codetune users add NAME`), everybody logs in, and
+    sees their own models and those that are shared with them.
+
     \b
     Examples:
       codetune serve
       codetune serve --port 9000 -m myrepo
       codetune serve --base ./Qwen2.5-Coder-0.5B
+      codetune users add ada && codetune serve --host 0.0.0.0
     """
+    from codetune.accounts.config import AccountOptions
+    from codetune.accounts.logins import Logins
+    from codetune.accounts.users import have_admin
     from codetune.api.app import create_app
-    from codetune.api.guard import LOOPBACK
-    from codetune.api.server import Server, listen
+    from codetune.api.guard import ANY_HOST, LOOPBACK
+    from codetune.api.server import Server, is_loopback, listen
+    from codetune.artifacts import home
     from codetune.interrupt import exit_status
+    from codetune.registry.access import LOCAL
+    from codetune.registry.ownership import Owners
     from codetune.serving.config import ServingOptions
     from codetune.serving.local import local_completer
+    from codetune.store.database import Database
 
     values = {"base": base, "max_running": max_running, "dtype": dtype}
     options = ServingOptions.load({k: v for k, v in values.items() if v is not None}, "serve")
-    listener = listen(host, port)
-    with listener:
-        completer = local_completer(options)
-        try:
-            for name in preload or (None,):
-                completer.load(name)
-            port = listener.getsockname()[1]
-            shown = f"[{host}]" if ":" in host else host
-            app = create_app(completer, hosts={*LOOPBACK, shown})
-            server = Server(
-                app, completer.engine, lambda: _say_hello(f"http://{shown}:{port}", completer)
-            )
-            server.run([listener])
-        except KeyboardInterrupt as error:
-            click.echo("Stopped.")
-            raise click.exceptions.Exit(exit_status(error)) from error
-        finally:
-            completer.engine.close()
+    with Database.open(database) as opened:
+        with opened.session() as session:
+            login = have_admin(session)
+        logins = Logins(opened, home(), AccountOptions(registration=register))
+        with listen(host, port, public=login) as listener:
+            completer = local_completer(options, Owners(opened))
+            try:
+                for name in preload or (None,):
+                    completer.load(completer.catalog.resolve_model(LOCAL, name))
+                port = listener.getsockname()[1]
+                shown = f"[{host}]" if ":" in host else host
+                names = {*LOOPBACK, shown, *allowed}
+                app = create_app(
+                    completer,
+                    hosts=names if is_loopback(host) else {ANY_HOST},
+                    logins=logins,
+                    login=login,
+                )
+                hello = partial(_say_hello, f"http://{shown}:{port}", completer, login)
+                Server(app, completer.engine, hello).run([listener])
+            except KeyboardInterrupt as error:
+                click.echo("Stopped.")
+                raise click.exceptions.Exit(exit_status(error)) from error
+            finally:
+                completer.engine.close()
 
 
-def _say_hello(url: str, completer: Completer) -> None:
+def _say_hello(url: str, completer: Completer, login: bool) -> None:
     """The startup card."""
-    names = _names(completer.catalog)
-    model = completer.catalog.resolve(None).id
+    from codetune.registry.access import LOCAL
+
+    model = completer.catalog.resolve_model(LOCAL, None).id
+    key, header = ("ct_…", "-H 'Authorization: Bearer ct_…' ") if login else ("-", "")
     click.echo(f"codetune serves on {url}  (Ctrl-C stops it)\n")
-    for number, line in enumerate(names):
+    for number, line in enumerate(_names(completer.catalog)):
         click.echo(f"  {'models' if number == 0 else '':<8}{line}")
+    if login:
+        click.echo("\n  login   everybody needs a token: codetune users token NAME")
     click.echo(
         "\n  try     "
-        f"curl {url}/v1/completions -H 'Content-Type: application/json' \\\n"
+        f"curl {url}/v1/completions {header}-H 'Content-Type: application/json' \\\n"
         f'            -d \'{{"model": "{model}", "prompt": "def add(a, b):\\n    return ", '
         '"suffix": "\\n", "max_tokens": 32}\''
-        f"\n  editor  any OpenAI-compatible plug-in: base URL {url}/v1, model {model}, any key\n"
-        f'  python  OpenAI(base_url="{url}/v1", api_key="-")\n'
+        f"\n  editor  any OpenAI-compatible plug-in: base URL {url}/v1, model {model}, "
+        f"{'key ct_…' if login else 'any key'}\n"
+        f'  python  OpenAI(base_url="{url}/v1", api_key="{key}")\n'
     )
 
 
 def _names(catalog: Catalog) -> list[str]:
-    listed = catalog.listed()
+    from codetune.registry.access import LOCAL
+
+    listed = catalog.visible_models(LOCAL)
     lines = [
         f"{entry.id}  → {entry.root}" if entry.id != entry.root else f"{entry.id}  ({entry.kind})"
         for entry in listed

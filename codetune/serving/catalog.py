@@ -90,9 +90,10 @@ class Catalog:
             return self._serve(max(promoted, key=lambda card: card.created))
         bases = {self._base_name, *(card.base for card in cards if card.kind == "base")}
         if any(name in (base, label_of(base)) for base in bases):
-            for base in self._base_names(cards, self._visible(actor, tuned)):
-                if name in (base, label_of(base)):
-                    return self._serve_base(base)
+            for visible in ([], tuned):  # what everybody may use is found without asking who
+                for base in self._base_names(cards, self._visible(actor, visible)):
+                    if name in (base, label_of(base)):
+                        return self._serve_base(base)
         for called in (name, f"{actor.name}/{name}" if actor else name):
             named = [card for card in tuned if called in (card.id, card.name)]
             if found := self._visible(actor, named):
@@ -110,11 +111,11 @@ class Catalog:
 
     def _visible(self, actor: Actor | None, cards: list[ModelCard]) -> list[ModelCard]:
         """Those of the tuned models `cards` that the actor may ask."""
-        if self._owners is None:
+        if self._owners is None or not cards:
             return cards
         if actor is None:
             raise LoginError("Log in to see models.")
-        names = self._owners.visible(actor, {card.name for card in cards}) if cards else set()
+        names = self._owners.visible(actor, {card.name for card in cards})
         return [card for card in cards if card.name in names]
 
     def _base_names(self, cards: list[ModelCard], visible: list[ModelCard]) -> list[str]:

@@ -164,9 +164,11 @@ def routes(logins: Logins) -> APIRouter:
 async def _registration(request: Request) -> Registration:
     """JSON, or the same fields as a form."""
     try:
-        if request.headers.get("content-type", "").startswith("application/x-www-form"):
+        body = await request.body()
+        form = request.headers.get("content-type", "").startswith("application/x-www-form")
+        if form and not body.lstrip().startswith(b"{"):  # curl -d calls JSON a form, too
             return Registration.model_validate(dict(await request.form()))
-        return Registration.model_validate_json(await request.body())
+        return Registration.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -1,0 +1,191 @@
+"""Every route × everybody: what happens is what the tables beside the routes declare."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from codetune.accounts import tokens, users
+from codetune.api.app import create_app
+from codetune.api.permissions import Permissions
+from codetune.registry.access import ROLES, SCOPES
+from codetune.registry.cards import Registry
+from codetune.registry.ownership import Owners
+from codetune.serving.catalog import Catalog
+from codetune.serving.complete import Completer
+from codetune.serving.config import ServingOptions
+from codetune.serving.engines.local import LocalEngine
+from tests.accounts import PASSWORD, People
+from tests.unit.serving.tiny_models import make_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture
+def completer(base: Path, people: People) -> Iterator[Completer]:
+    options = ServingOptions(base=str(base))
+    engine = LocalEngine(options)
+    owners = Owners(people.logins.database)
+    yield Completer(engine, Catalog(Registry(base / "none"), options.base, owners), options)
+    engine.close()
+
+
+@pytest.fixture
+def app(completer: Completer, people: People) -> FastAPI:
+    return create_app(completer, hosts=["codetune.test"], logins=people.logins, login=True)
+
+
+def call(app: FastAPI, *requests: httpx.Request, client: str = "127.0.0.1") -> list[httpx.Response]:
+    async def send() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app, client=(client, 1))
+        async with httpx.AsyncClient(transport=transport) as sender:
+            return [await sender.send(request) for request in requests]
+
+    return asyncio.run(send())
+
+
+def request(method: str, path: str, headers: dict[str, str] | None = None) -> httpx.Request:
+    # An id that nobody has, and a body that no route takes: what is allowed gets 400 to 422.
+    path = re.sub(r"{[^}]*}", "id_of_nobody", path)
+    return httpx.Request(method, f"http://codetune.test{path}", headers=headers, content=b"[1")
+
+
+def routes_of(app: FastAPI) -> list[str]:
+    """Every method and path that the router answers."""
+    found = set()
+    for context in iter_route_contexts(app.routes):
+        for method in (context.methods or set()) - {"HEAD"}:
+            found.add(f"{method} {context.path}")
+    return sorted(found)
+
+
+def permissions_of(app: FastAPI) -> Permissions:
+    (gate,) = [m for m in app.user_middleware if "permissions" in m.kwargs]
+    found = gate.kwargs["permissions"]
+    assert isinstance(found, Permissions)
+    return found
+
+
+def test_every_route_is_declared_and_every_declaration_is_a_route(app: FastAPI) -> None:
+    assert routes_of(app) == sorted(permissions_of(app).levels)
+
+
+def test_a_request_is_judged_by_the_route_that_answers_it(app: FastAPI) -> None:
+    permissions = permissions_of(app)
+    for route in routes_of(app):
+        method, path = route.split(" ", 1)
+        concrete = re.sub(r"{[^}]*}", "x", path)
+        assert permissions.of(method, concrete) == permissions.levels[route], route
+        assert permissions.of(method, concrete.rstrip("/") + "/") == permissions.levels[route]
+
+
+@pytest.mark.parametrize("name", [None, "root1", "ada", "vic", "eve"])
+def test_everybody_gets_what_the_table_says(app: FastAPI, people: People, name: str | None) -> None:
+    role = {"root1": "admin", "vic": "viewer", None: None}.get(name, "member")
+    levels = permissions_of(app).levels
+    asked = [request(*route.split(" ", 1), people.headers(name)) for route in levels]
+    for (route, level), answer in zip(levels.items(), call(app, *asked), strict=True):
+        if level == "public" or (role is not None and level in ("login", "account")):
+            expected = True
+        else:
+            expected = role is not None and level in ROLES[role]
+        refused = answer.status_code in (401, 403)
+        if route == "POST /register/":  # allowed to be asked, and switched off
+            assert answer.status_code == 403
+            continue
+        assert refused != expected, (route, level, answer.status_code, answer.text)
+        if name is None and refused:
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.status_code < 500, (route, answer.text)
+
+
+def test_a_token_does_what_its_scopes_say(app: FastAPI, people: People) -> None:
+    levels = permissions_of(app).levels
+    with people.logins.database.write() as session:
+        root = users.get_user(session, "root1")
+        made = {scope: tokens.make_token(session, root, "x", [scope])[1] for scope in SCOPES}
+    for scope, secret in made.items():
+        headers = {"X-API-Key": secret}
+        asked = [request(*route.split(" ", 1), headers) for route in levels]
+        for (route, level), answer in zip(levels.items(), call(app, *asked), strict=True):
+            if level in ("public", "login") or route == "POST /register/":
+                continue
+            expected = scope == "write" if level == "account" else level in SCOPES[scope]
+            assert (answer.status_code != 403) == expected, (scope, route, answer.text)
+
+
+def test_what_is_declared_nowhere_is_for_administrators(app: FastAPI, people: People) -> None:
+    @app.get("/forgotten")
+    def forgotten() -> str:
+        return "secret"
+
+    asked = [request("GET", "/forgotten", people.headers(n)) for n in (None, "ada", "root1")]
+    anonymous, ada, root = call(app, *asked)
+    assert (anonymous.status_code, ada.status_code, root.status_code) == (401, 404, 200)
+    (nothing,) = call(app, request("GET", "/nothing", people.headers("ada")))
+    assert ada.json() == {
+        "error": nothing.json()["error"] | {"message": ada.json()["error"]["message"]}
+    }
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer {}"},
+        {"Authorization": "bearer   {}"},
+        {"X-API-Key": "{}"},
+        {"api-key": "{}"},
+    ],
+)
+def test_clients_say_who_they_are_in_their_own_ways(
+    app: FastAPI, people: People, headers: dict[str, str]
+) -> None:
+    given = {name: value.format(people.tokens["ada"]) for name, value in headers.items()}
+    (answer,) = call(app, request("GET", "/api/v1/me", given))
+    assert answer.json()["name"] == "ada"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_without_accounts_only_this_machine_is_answered(completer: Completer) -> None:
+    app = create_app(completer, hosts=["codetune.test"])
+    asked = request("GET", "/v1/models", {"Authorization": "Bearer any key"})
+    assert call(app, asked)[0].status_code == 200
+    assert call(app, asked, client="::1")[0].status_code == 200
+    for client in ("10.0.0.7", "8.8.8.8", "not an address"):
+        (answer,) = call(app, asked, client=client)
+        assert answer.status_code == 403
+        assert "no accounts" in answer.json()["error"]["message"]
+
+
+def test_a_login_with_the_form_gives_a_bearer(app: FastAPI, people: People) -> None:
+    form = {"username": "ada", "password": PASSWORD, "grant_type": "password"}
+    (answer,) = call(app, httpx.Request("POST", "http://codetune.test/token", data=form))
+    assert answer.json()["token_type"] == "bearer"
+    assert answer.headers["cache-control"] == "no-store"
+    bearer = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+    (me,) = call(app, request("GET", "/api/v1/me", bearer))
+    assert me.json() == {
+        "id": people.ids["ada"],
+        "name": "ada",
+        "role": "member",
+        "teams": [people.team_id],
+        "scopes": ["admin", "complete", "read", "write"],
+    }
+    wrong = httpx.Request("POST", "http://codetune.test/token", data=form | {"password": "x"})
+    nobody = httpx.Request("POST", "http://codetune.test/token", data=form | {"username": "x"})
+    first, second = call(app, wrong, nobody)
+    assert first.status_code == second.status_code == 401
+    assert first.json() == second.json()
