@@ -26,14 +26,14 @@ test: $(VENV)/.test        ## Every test
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.test       ## Format, lint, types, layers
-	$(BIN)/ruff format --check codetune tests benchmarks
-	$(BIN)/ruff check codetune tests benchmarks
+	$(BIN)/ruff format --check codetune tests benchmarks examples
+	$(BIN)/ruff check codetune tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 fix: $(VENV)/.test
-	$(BIN)/ruff check --fix codetune tests benchmarks
-	$(BIN)/ruff format codetune tests benchmarks
+	$(BIN)/ruff check --fix codetune tests benchmarks examples
+	$(BIN)/ruff format codetune tests benchmarks examples
 
 bench: $(VENV)/.bench      ## Every speed claim, both sides in one run, as a table
 	$(BIN)/python -m benchmarks
