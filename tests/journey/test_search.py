@@ -114,6 +114,8 @@ def test_a_search_that_is_killed_twice_ends_as_one_that_is_not(
     assert result["scorecard"]["tuned"]["bits_per_byte"]["value"] > 0
     card = json.loads(codetune("show", result["model"], "--json", home=home).stdout)
     assert card["search"]["trials"] == len(card["search"]["all"]) == 3
+    states = [one["state"] for one in card["search"]["all"]]
+    assert states == ["finished", "pruned", "finished"]  # trial 1: a smaller rate, a smaller rank
     assert card["search"]["all"][0]["params"]["training.learning_rate"] == 0.01
     folder = Path(result["report"]).parent
     assert (folder / "search.png").read_bytes()[:4] == b"\x89PNG"
