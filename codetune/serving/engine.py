@@ -86,8 +86,9 @@ class Finish:
     tokens: int
     prompt_tokens: int | None = None  # as a remote engine counted them; None: as we did
     model: str | None = None  # who answered, where that is not the model that was asked
-    reused: int = 0  # tokens of the prompt that were not computed for this answer
-    first: float | None = None  # seconds from submission to the first token, where known
+    # How it came about is no part of what an answer is: two are equal without it.
+    reused: int = field(default=0, compare=False)  # tokens of the prompt that were not computed
+    first: float | None = field(default=None, compare=False)  # seconds to the first token
 
 
 @dataclass(frozen=True)

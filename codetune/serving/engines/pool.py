@@ -194,8 +194,8 @@ class ModelPool:
         size = runner.measure(model.folder, model.base)
         if size > limit:
             raise UnservableModelError(
-                f"'{model.id}' takes {size / 1e9:.3f} GB; all adapters together may have "
-                f"{self._options.adapters_gb:g}.",
+                f"'{model.id}' takes {size / 1e6:.1f} MB; all adapters together may have "
+                f"{limit / 1e6:.1f}.",
                 advice="Give the server more with adapters_gb.",
             )
         with self._lock:
