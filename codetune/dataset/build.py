@@ -23,12 +23,13 @@ from codetune.dataset.leakage import Purged, held_out_windows, measure, purge
 from codetune.dataset.manifest import Mixed, Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
 from codetune.dataset.recipe import Recipe, resolve
-from codetune.dataset.replay import replay_digest, replay_documents
+from codetune.dataset.replay import replay_documents
 from codetune.dataset.review import Review
 from codetune.dataset.split import Split, split
 from codetune.dataset.table import ExamplesFile
 from codetune.dataset.windows import WindowSet, telling_windows
 from codetune.errors import DatasetError
+from codetune.models.nano.general import replay_digest
 from codetune.models.prompts import Renderer
 from codetune.models.prompts.templates import TEMPLATE_FILE
 from codetune.models.tokens import TokenWriter
@@ -37,7 +38,7 @@ from codetune.records import Document, Repository
 from codetune.tables import read_rows
 from codetune.workers import Workers
 
-VERSION = 2  # raised when the same inputs give other files
+VERSION = 3  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
 _PACKED = 4  # bytes of text in a byte of documents.parquet, about
 

@@ -8,27 +8,19 @@ as the repository's own files.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from random import Random
 
-from codetune import models
-from codetune.models.nano.general import REPLAY_FILE, read_general
+from codetune.models.nano.general import replay_rows
 from codetune.records import Document
 
-REPLAY_SET = Path(models.__file__).parent / "nano" / "general" / REPLAY_FILE
 _LICENCE = "unknown"  # by package, in the NOTICE beside the set
-
-
-def replay_digest() -> str:
-    """SHA-256 (hexadecimal) of the replay set, for the dataset's inputs."""
-    return hashlib.sha256(REPLAY_SET.read_bytes()).hexdigest()
 
 
 def replay_documents(wanted: int, seed: int) -> list[Document]:
     """Documents of about `wanted` bytes, drawn by lot; all there are if that is less."""
     if wanted <= 0:
         return []
-    rows = list(read_general(REPLAY_SET))
+    rows = replay_rows()
     Random(f"{seed} replay").shuffle(rows)
     chosen: list[Document] = []
     for row in rows:

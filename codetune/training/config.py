@@ -100,6 +100,13 @@ class TrainingOptions(Options):
     patience: int = option(
         5, ge=1, description="Stop when this many validations in a row brought nothing better."
     )
+    forgetting_limit: float | None = option(
+        0.01,
+        ge=0,
+        description="How much the loss on general code may rise; 0.01 is 1 %. After training the "
+        "weights go back towards the base's until it holds (WiSE-FT, arXiv 2109.01903). null: "
+        "they stay where training left them.",
+    )
     checkpoint_seconds: float = option(
         10.0,
         ge=0,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.artifacts import Artifact, run_stage
 from codetune.errors import TrainingError
 from codetune.models.load import BaseModel, device_and_dtype
+from codetune.models.nano.general import replay_digest
 from codetune.models.quantised import quiet_bitsandbytes
 from codetune.models.tokens import TokenStore
 from codetune.progress import Progress
@@ -19,6 +20,7 @@ from codetune.training.config import TrainingOptions
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from codetune.training.batches import Batch, MicroBatches
     from codetune.training.checkpoints import Checkpoints
@@ -68,6 +70,8 @@ def train(
         inputs["validation"] = trial.validation.digest
     if base.parent is not None:
         inputs["parent"] = base.parent.digest
+    if options.forgetting_limit is not None:
+        inputs["general"] = replay_digest()
     return run_stage(
         "train",
         folder,
@@ -194,14 +198,20 @@ class _Run:
             finally:
                 recovery.detach()
         model = parts.objective.model
+        weights = None
         if trainer.tally.best_step is not None:
-            load_weights(model, checkpoints.load_best(trainer.tally.best_step))
+            weights = checkpoints.load_best(trainer.tally.best_step)
+            load_weights(model, weights)
+        retention = self._retain(parts, weights, log)
+        saved = trainer.tally.best_validation
+        if trainer.validation and retention is not None and retention["share"] < 1:
+            saved, _ = trainer.validation_loss()
         save_model(model, self.base, options, self.folder / "model")
         keep_template(self.dataset.path, self.base.parent, self.folder / "model")
         checkpoints.remove()
         summary = _summary(trainer, options, facts.parameters, facts.trainable)
-        summary["validation"]["saved"] = trainer.tally.best_validation
-        return {**summary, "recovery": recovery.now.events}
+        summary["validation"]["saved"] = saved
+        return {**summary, "retention": retention, "recovery": recovery.now.events}
 
     def _assemble(self, log: logging.Logger, recovery: Recovery) -> _Parts:
         """Model, data and optimizer, checked against each other, before the first step."""
@@ -252,6 +262,32 @@ class _Run:
             plan=plan,
             device=device,
         )
+
+    def _retain(
+        self, parts: _Parts, weights: dict[str, Tensor] | None, log: logging.Logger
+    ) -> dict[str, float] | None:
+        """Go back towards the base as far as the forgetting limit asks for."""
+        from codetune.training.retention import retain
+
+        plan = parts.plan
+        kept = retain(
+            parts.passes,
+            self.base,
+            self.options,
+            weights,
+            self.progress,
+            window=plan.window,
+            tokens=plan.window * plan.rows_per_batch,
+        )
+        if kept is None:
+            return None
+        log.info("%s", kept)
+        if kept.share < 1:
+            self.progress.say(
+                f"General code cost {kept.trained / kept.base - 1:+.1%}: {kept.share:.0%} of the "
+                f"change is kept, which costs {kept.kept / kept.base - 1:+.1%}."
+            )
+        return asdict(kept)
 
     def _preflight(self, parts: _Parts, *, again: bool) -> Preflight:
         """The pre-flight, or that of the interrupted run: what fitted then fits now."""

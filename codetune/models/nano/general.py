@@ -6,6 +6,7 @@ Both ship with nano as JSON lines (gzip), with the licence texts of their packag
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ _LONGEST_LICENCE = 13_000
 
 EVALUATION_FILE = "evaluation.jsonl.gz"
 REPLAY_FILE = "replay.jsonl.gz"
+FOLDER = Path(__file__).parent / "general"
+_APART = 16  # one in so many of the replay set's files is never trained on
 
 
 def read_general(path: Path) -> Iterator[dict[str, str]]:
@@ -37,6 +40,36 @@ def read_general(path: Path) -> Iterator[dict[str, str]]:
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)
+
+
+def replay_digest() -> str:
+    """SHA-256 (hexadecimal) of the replay set."""
+    return hashlib.sha256((FOLDER / REPLAY_FILE).read_bytes()).hexdigest()
+
+
+def replay_rows() -> list[dict[str, str]]:
+    """The replay set's files that training may see."""
+    return [row for row in read_general(FOLDER / REPLAY_FILE) if not _is_apart(row)]
+
+
+def kept_apart(limit: int) -> list[dict[str, str]]:
+    """About `limit` bytes of the files that training never sees: they measure what it forgets."""
+    rows = [row for row in read_general(FOLDER / REPLAY_FILE) if _is_apart(row)]
+    chosen: list[dict[str, str]] = []
+    for row in sorted(rows, key=_lot):
+        if limit <= 0:
+            break
+        chosen.append(row)
+        limit -= len(row["text"].encode())
+    return chosen
+
+
+def _is_apart(row: dict[str, str]) -> bool:
+    return _lot(row)[0] % _APART == 0
+
+
+def _lot(row: dict[str, str]) -> bytes:
+    return hashlib.sha256(f"{row['repo']}\n{row['path']}".encode()).digest()
 
 
 def write_general(

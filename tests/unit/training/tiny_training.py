@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 # One thread: bit-for-bit claims are about one CPU, and the machine runs other tests, too.
@@ -19,9 +20,9 @@ VOCABULARY = 128
 
 
 def make_base(folder: Path) -> BaseModel:
-    """A random 2-layer Qwen2 with a byte-like tokenizer file."""
+    """A random 2-layer Qwen2 whose tokens are the characters of ASCII."""
     import torch
-    from tokenizers import Tokenizer, models
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -39,9 +40,11 @@ def make_base(folder: Path) -> BaseModel:
         initializer_range=0.2,  # a random base whose features an adapter can use
     )
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0")).save(
-        str(folder / "tokenizer.json")
-    )
+    characters = {chr(i): i for i in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(characters, unk_token="\x01"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "\x00"}))
     return resolve_base(str(folder))
 
 

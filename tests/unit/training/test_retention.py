@@ -1,0 +1,87 @@
+"""After training the weights go back towards the base's until general code is not forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from codetune.artifacts import Artifact
+from codetune.dataset.replay import replay_documents
+from codetune.models.load import BaseModel, resolve_base
+from codetune.models.nano.general import kept_apart
+from codetune.progress import Progress
+from codetune.training import retention
+from codetune.training.config import TrainingOptions
+from codetune.training.train import train
+
+LIMIT = 0.01
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> BaseModel:
+    """nano: a base that knows something that it can forget."""
+    monkeypatch.setattr(retention, "_BYTES", 4096)
+    return resolve_base("nano")
+
+
+def tuned(dataset: Artifact, base: BaseModel, folder: Path, **options: Any) -> Artifact:
+    """A run that learns much too fast, so that there is something to take back."""
+    rate = 1e-3 if options.get("method") == "full" else 1e-2
+    chosen = TrainingOptions(batch_tokens=512, max_steps=4, learning_rate=rate, **options)
+    return train(dataset, base, chosen, folder, Progress())
+
+
+def weights(run: Artifact) -> dict[str, torch.Tensor]:
+    (file,) = (run / "model").glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_is_kept_is_within_the_limit(
+    method: str, dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    run = tuned(dataset, base, tmp_path, method=method, forgetting_limit=LIMIT)
+    found = run.summary["retention"]
+    assert found["trained"] > found["base"] * (1 + LIMIT)
+    assert found["base"] != found["kept"] <= found["base"] * (1 + LIMIT)
+    assert 0 < found["share"] < 1
+    # What is saved is what was measured: so far, and no further, from the base.
+    free = weights(tuned(dataset, base, tmp_path, method=method, forgetting_limit=None))
+    start = load_file(base.path / "model.safetensors")
+    for name, weight in weights(run).items():
+        if "lora_A" in name:
+            assert torch.equal(weight, free[name])
+            continue
+        origin = torch.zeros_like(weight) if method == "lora" else start[name]
+        moved = origin.float().lerp(free[name].float(), found["share"])
+        assert torch.allclose(weight.float(), moved, rtol=1e-2, atol=1e-4), name
+
+
+def test_within_the_limit_nothing_is_taken_back(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    run = tuned(dataset, base, tmp_path, forgetting_limit=1e3)
+    free = tuned(dataset, base, tmp_path, forgetting_limit=None)
+    found = run.summary["retention"]
+    assert found["share"] == 1 and found["kept"] == found["trained"]
+    assert free.summary["retention"] is None
+    assert all(torch.equal(weight, weights(free)[name]) for name, weight in weights(run).items())
+
+
+def test_dora_is_left_as_it_was_trained(dataset: Artifact, base: BaseModel, tmp_path: Path) -> None:
+    run = tuned(dataset, base, tmp_path, method="dora", forgetting_limit=LIMIT)
+    assert run.summary["retention"] is None
+
+
+def test_what_measures_forgetting_is_never_replayed() -> None:
+    apart = {row["text"] for row in kept_apart(10**9)}
+    replayed = {document.text for document in replay_documents(10**9, seed=0)}
+    assert len(apart) > 30 and len(replayed) > 500
+    assert not apart & replayed
+    part = kept_apart(50_000)
+    assert 50_000 <= sum(len(row["text"].encode()) for row in part) < 70_000
+    assert {row["text"] for row in part} < apart
