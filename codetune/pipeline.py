@@ -114,9 +114,7 @@ class Journey:
         from codetune.search.search import require, search
 
         require()  # Optuna, before any work is done
-        space = trials.make_space(self.config, self.base())
-        yardstick = self._with(trials.yardstick_config(self.config, space)).build()
-        trials.check_yardstick(self.config, yardstick)
+        yardstick = self._yardstick()
 
         def attempt(params: Mapping[str, Any], report: Report) -> Outcome:
             """An ordinary run, unless its report gives it up."""
@@ -126,7 +124,7 @@ class Journey:
 
         return search(
             self.config.search,
-            space,
+            trials.make_space(self.config, self.base()),
             attempt,
             self.folder / "searches",
             self.progress,
@@ -138,10 +136,16 @@ class Journey:
         if not self.config.search.trials:
             return self
         found = self.search()
-        yardstick = open_artifact(self.folder / "datasets" / found.inputs["yardstick"])
-        best = self._with(trials.best_config(self.config, found), yardstick)
+        best = self._with(trials.best_config(self.config, found), self._yardstick())
         best.found_by = found
         return best
+
+    def _yardstick(self) -> Artifact:
+        """The dataset on whose validation text all trials are judged."""
+        space = trials.make_space(self.config, self.base())
+        yardstick = self._with(trials.yardstick_config(self.config, space)).build()
+        trials.check_yardstick(self.config, yardstick)
+        return yardstick
 
     def _with(self, config: ProjectConfig, yardstick: Artifact | None = None) -> Journey:
         return Journey(self.source, config, self.progress, self.collect().path, yardstick)

@@ -71,6 +71,11 @@ def test_a_finished_search_is_not_run_again(tmp_path: Path) -> None:
     assert searched(tmp_path, runs, seed=1).digest != first.digest
 
 
+def test_more_trials_begin_with_the_same_ones(tmp_path: Path) -> None:
+    few, many = searched(tmp_path, Runs(), trials=4), searched(tmp_path, Runs(), trials=6)
+    assert trials_of(many)[:4] == trials_of(few)
+
+
 def test_a_trial_that_was_found_hopeless_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
     class Killed(Runs):
         def __call__(self, params: Mapping[str, Any], report: Report) -> Outcome:
