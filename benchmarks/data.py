@@ -3,6 +3,7 @@
 The source is real code: the files of the standard library and of the installed packages, again
 and again with other identifiers (words of the same length class change places), so that no copy
 is a near-duplicate of another, in a git repository with a history. Making it is not measured.
+Every run is a cold one: a new home, and processes that start within the time that is measured.
 Each size runs in a process of its own; memory is the sum over that process and its children,
 sampled. The base line is `git archive` of the same commit into a hash: reading alone.
 """
