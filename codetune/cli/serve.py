@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,13 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Another name that this server is called by, behind a proxy. Repeatable.",
 )
+@click.option(
+    "--jobs",
+    "slots",
+    type=click.IntRange(0, 256),
+    help="Jobs done at the same time beside serving; 0: all are left to `codetune worker`.  "
+    "[one for each GPU, else 1]",
+)
 def serve(
     host: str,
     port: int,
@@ -73,6 +81,7 @@ def serve(
     database: str | None,
     register: bool,
     allowed: tuple[str, ...],
+    slots: int | None,
 ) -> None:
     """Serve the base and your tuned models with OpenAI's API.
 
@@ -97,6 +106,7 @@ def serve(
     from codetune.api.server import Server, is_loopback, listen
     from codetune.artifacts import home
     from codetune.interrupt import exit_status
+    from codetune.jobs.supervisor import WorkerProcess
     from codetune.registry.access import LOCAL
     from codetune.registry.ownership import Owners
     from codetune.serving.config import ServingOptions
@@ -124,7 +134,8 @@ def serve(
                     login=login,
                 )
                 hello = partial(_say_hello, f"http://{shown}:{port}", completer, login)
-                Server(app, completer.engine, hello).run([listener])
+                with nullcontext() if slots == 0 else WorkerProcess(opened, home(), slots):
+                    Server(app, completer.engine, hello).run([listener])
             except KeyboardInterrupt as error:
                 click.echo("Stopped.")
                 raise click.exceptions.Exit(exit_status(error)) from error
