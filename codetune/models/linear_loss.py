@@ -24,6 +24,7 @@ _CHUNK_LOGITS = 1 << 22  # 8 MB in bf16; 512 rows of an 8 k vocabulary
 _LEAST_ROWS = 128  # fewer would add up the head's gradient more often than they compute it
 _TINY = 1e-30  # a probability above it has lost nothing to underflow
 
+
 def linear_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,

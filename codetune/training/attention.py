@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NAME = "codetune_documents"
-STEP = 64  # batches of documents have lengths that are multiples of this
-BLOCK = 128  # queries of one block
+# Documents share a batch when they need the same multiple of this. Products have few different
+# shapes then, too: for each new one, oneDNN spends half a millisecond on code for it.
+STEP = 64
+BLOCK = 256  # positions of one block of queries
 LONGEST_KEPT = 2048  # tokens; above it the kept probabilities would cost too much memory
 
 
@@ -38,6 +41,18 @@ class Group:
     length: int
     places: Tensor
     pads: Tensor | None
+    starts: tuple[int, ...]  # of each document in the row
+    lengths: tuple[int, ...]  # of each document
+
+    @property
+    def room(self) -> int:
+        """`length`, up to a whole multiple of STEP."""
+        return -(-self.length // STEP) * STEP
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of queries."""
+        return -(-self.room // BLOCK)
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,8 @@ def layout_of(lengths: Sequence[int], device: torch.device | str = "cpu") -> Lay
                 # A padded place may read anything that exists: nothing looks at it.
                 torch.where(pads, 0, places).flatten().to(device),
                 pads.flatten().to(device) if padded else None,
+                tuple(starts[i] for i in members),
+                tuple(lengths[i] for i in members),
             )
         )
     return Layout(tuple(lengths), tuple(groups))
@@ -133,124 +150,99 @@ class _Documents(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, layout: Layout) -> Tensor:
         keep = any(ctx.needs_input_grad[:3])
-        out = torch.empty(q.shape, dtype=q.dtype)
-        kept = []
+        heads, out = k.shape[1], torch.empty(q.shape, dtype=q.dtype)
+        kept: list[Tensor] = []
         for group in layout.groups:
-            grouped = _Grouped.take(group, q, k, v)
-            result, probabilities = grouped.forward(scale, keep)
-            _put(out, group, result)
-            kept.append(probabilities)
+            parts = [_by_head(group, x, heads) for x in (q, k, v)]
+            parts[0] *= scale
+            result, probabilities = _forward(*parts, q.shape[1] // heads, keep)
+            _by_position(group, result, out, heads)
+            kept += [*parts, *probabilities]
         if keep:
-            ctx.save_for_backward(q, k, v, *(p for ps in kept for p in ps))
-            ctx.scale, ctx.layout = scale, layout
+            ctx.save_for_backward(*kept)
+            ctx.scale, ctx.layout, ctx.shapes = scale, layout, (q.shape, k.shape, v.shape)
         return out
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
-        q, k, v, *kept = ctx.saved_tensors
-        gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
+        above, kept = upstream[0], list(ctx.saved_tensors)
+        (_, places, size), heads = ctx.shapes[0], ctx.shapes[1][1]
+        gradients = [torch.empty(shape, dtype=above.dtype) for shape in ctx.shapes]
         for group in ctx.layout.groups:
-            blocks = -(-group.length // BLOCK)
-            probabilities, kept = kept[:blocks], kept[blocks:]
-            grouped = _Grouped.take(group, q, k, v)
-            above = _take(group, upstream[0])
-            if group.pads is not None:
-                above = above.masked_fill(group.pads[:, None, None], 0)
-            for target, gradient in zip(
-                gradients, grouped.backward(above, probabilities, ctx.scale), strict=True
-            ):
-                _put(target, group, gradient)
+            q, k, v, *probabilities = kept[: 3 + group.blocks]
+            del kept[: 3 + group.blocks]
+            found = _backward(
+                _by_head(group, above, heads), q, k, v, probabilities, places // heads
+            )
+            found[0].mul_(ctx.scale)
+            for target, gradient in zip(gradients, found, strict=True):
+                _by_position(group, gradient, target, heads)
         return *gradients, None, None
 
 
-@dataclass
-class _Grouped:
-    """One group's queries (n, length, key heads, share, size); keys, values (n·kh, length, size).
-
-    `share` is how many query heads use one key head (grouped-query attention): they become
-    rows of the same product.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-
-    @classmethod
-    def take(cls, group: Group, q: Tensor, k: Tensor, v: Tensor) -> _Grouped:
-        n, length, heads = group.documents, group.length, k.shape[1]
-        share, size = q.shape[1] // heads, q.shape[2]
-        keys, values = (
-            _take(group, x)
-            .view(n, length, heads, size)
-            .transpose(1, 2)
-            .reshape(n * heads, length, size)
-            for x in (k, v)
-        )
-        return cls(_take(group, q).view(n, length, heads, share, size), keys, values)
-
-    def _rows(self, x: Tensor, start: int, end: int) -> Tensor:
-        """Block start..end of (n, length, kh, share, size) as (n·kh, share·block, size)."""
-        n, _, heads, share, size = x.shape
-        block = x[:, start:end].permute(0, 2, 3, 1, 4)
-        return block.reshape(n * heads, share * (end - start), size)
-
-    def _unrows(self, target: Tensor, start: int, end: int, rows: Tensor) -> None:
-        n, _, heads, share, size = target.shape
-        block = rows.view(n, heads, share, end - start, size)
-        target[:, start:end].copy_(block.permute(0, 3, 1, 2, 4))
-
-    def forward(self, scale: float, keep: bool) -> tuple[Tensor, list[Tensor]]:
-        _, length, _, share, _ = self.q.shape
-        out, kept = torch.empty_like(self.q), []
-        for start in range(0, length, BLOCK):
-            end = min(start + BLOCK, length)
-            rows = self._rows(self.q, start, end) * scale
-            scores = torch.bmm(rows, self.k[:, :end].transpose(1, 2))
-            square = scores.view(-1, share, end - start, end)[..., start:]
-            square += _above_diagonal(end - start, scores.dtype)
-            probabilities = torch.softmax(scores, dim=-1)
-            if keep:
-                kept.append(probabilities)
-            self._unrows(out, start, end, torch.bmm(probabilities, self.v[:, :end]))
-        return out, kept
-
-    def backward(
-        self, above: Tensor, kept: list[Tensor], scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        n, length, heads, _, size = self.q.shape
-        above = above.view(self.q.shape)
-        dq, dk, dv = torch.empty_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)
-        for index, start in enumerate(range(0, length, BLOCK)):
-            end = min(start + BLOCK, length)
-            rows = self._rows(above, start, end)
-            dv[:, :end].baddbmm_(kept[index].transpose(1, 2), rows)
-            dp = torch.bmm(rows, self.v[:, :end].transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, kept[index], -1, dp.dtype)
-            self._unrows(dq, start, end, torch.bmm(ds, self.k[:, :end]) * scale)
-            queries = self._rows(self.q, start, end)
-            dk[:, :end].baddbmm_(ds.transpose(1, 2), queries, alpha=scale)
-        flat = [
-            x.view(n, heads, length, size).transpose(1, 2).reshape(n * length, heads, size)
-            for x in (dk, dv)
-        ]
-        return dq.view(n * length, -1, size), flat[0], flat[1]
+# A group's tensors are (documents · key heads, positions · share, size): the `share` query heads
+# that use one key head (grouped-query attention) stand beside each other at each position, so
+# that a block of positions is a block of rows, and all of them are rows of one product.
 
 
-def _above_diagonal(size: int, dtype: torch.dtype) -> Tensor:
-    """(size, size): -inf above the diagonal, 0 elsewhere."""
-    return torch.full((size, size), float("-inf"), dtype=dtype).triu_(1)
+def _by_head(group: Group, x: Tensor, heads: int) -> Tensor:
+    """The group's positions of (T, heads · share, size), zeros where a document is shorter."""
+    share, size = x.shape[1] // heads, x.shape[2]
+    found = x.new_empty(group.documents, heads, group.room, share, size)
+    for one, start, length in zip(found, group.starts, group.lengths, strict=True):
+        block = x[start : start + length].view(length, heads, share, size)
+        one[:, :length].copy_(block.transpose(0, 1))
+        one[:, length:].zero_()
+    return found.view(group.documents * heads, group.room * share, size)
 
 
-def _take(group: Group, x: Tensor) -> Tensor:
-    """The group's positions of (T, heads, size), padded: (documents · length, heads, size)."""
-    return x.index_select(0, group.places)
+def _by_position(group: Group, found: Tensor, target: Tensor, heads: int) -> None:
+    """The way back: write into (T, heads · share, size), without what fills the room."""
+    size = target.shape[2]
+    found = found.view(group.documents, heads, group.room, -1, size)
+    for one, start, length in zip(found, group.starts, group.lengths, strict=True):
+        block = target[start : start + length].view(length, heads, -1, size)
+        block.copy_(one[:, :length].transpose(0, 1))
 
 
-def _put(target: Tensor, group: Group, x: Tensor) -> None:
-    """Write the group's positions back into (T, heads, size), without the padding."""
-    x = x.view(-1, *target.shape[1:])
-    if group.pads is None:
-        target.index_copy_(0, group.places, x)
-    else:
-        real = ~group.pads
-        target.index_copy_(0, group.places[real], x[real])
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, share: int, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """The output, laid out as the (scaled) queries are, and the probabilities of each block."""
+    room, out, kept = k.shape[1], torch.empty_like(q), []
+    for start in range(0, room, BLOCK):
+        end = min(start + BLOCK, room)
+        rows = slice(start * share, end * share)
+        scores = torch.bmm(q[:, rows], k[:, :end].transpose(1, 2))
+        scores[:, :, start:].add_(_later(end - start, share, scores.dtype))
+        probabilities = torch.softmax(scores, dim=-1)
+        torch.bmm(probabilities, v[:, :end], out=out[:, rows])
+        if keep:
+            kept.append(probabilities)
+    return out, kept
+
+
+def _backward(
+    above: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor], share: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the scaled queries, the keys and the values."""
+    room = k.shape[1]
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+    # The last block sees all keys: its products are the sums' first terms.
+    for start in reversed(range(0, room, BLOCK)):
+        end = min(start + BLOCK, room)
+        rows, probabilities = slice(start * share, end * share), kept[start // BLOCK]
+        dp = torch.bmm(above[:, rows], v[:, :end].transpose(1, 2))
+        ds = torch._softmax_backward_data(dp, probabilities, -1, dp.dtype)
+        torch.bmm(ds, k[:, :end], out=dq[:, rows])
+        more = 0 if end == room else 1
+        dv[:, :end].baddbmm_(probabilities.transpose(1, 2), above[:, rows], beta=more)
+        dk[:, :end].baddbmm_(ds.transpose(1, 2), q[:, rows], beta=more)
+    return dq, dk, dv
+
+
+@cache
+def _later(size: int, share: int, dtype: torch.dtype) -> Tensor:
+    """(size · share, size): -inf where a key stands after the row's position, else 0."""
+    square = torch.full((size, size), float("-inf"), dtype=dtype).triu_(1)
+    return square.repeat_interleave(share, dim=0)
