@@ -46,6 +46,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "A server for a team": {
         "users": ("codetune.cli.users:users", "Make accounts, give them roles and tokens."),
         "teams": ("codetune.cli.teams:teams", "Make teams, and share models with them."),
+        "backup": ("codetune.cli.backup:backup", "Write database and models to one file."),
+        "restore": ("codetune.cli.backup:restore", "Put a backup's database and models here."),
     },
     "Setting up": {
         "init": ("codetune.cli.init:init", "Write a codetune.yaml with every option explained."),

@@ -71,7 +71,7 @@ class Catalog:
         return entries
 
     def resolve_model(self, actor: Actor | None, name: str | None) -> Servable:
-        """The model called `name`, or the default one for None.
+        """The model called `name`; for None the newest promoted one, one's own before shared ones.
 
         What a user saved as "shop" is "ada/shop" to others; she may leave out her own name.
 
@@ -87,7 +87,10 @@ class Catalog:
             promoted = self._visible(actor, [card for card in tuned if card.promoted])
             if not promoted:
                 return self._serve_base(self._base_name)
-            return self._serve(max(promoted, key=lambda card: card.created))
+            own = f"{actor.name}/" if actor else ""
+            return self._serve(
+                max(promoted, key=lambda card: (card.name.startswith(own), card.created))
+            )
         bases = {self._base_name, *(card.base for card in cards if card.kind == "base")}
         if any(name in (base, label_of(base)) for base in bases):
             for visible in ([], tuned):  # what everybody may use is found without asking who
