@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -65,6 +65,18 @@ if TYPE_CHECKING:
     help="Another name that this server is called by, behind a proxy. Repeatable.",
 )
 @click.option(
+    "--adapter-root",
+    "roots",
+    multiple=True,
+    metavar="FOLDER",
+    help="Folder below which /v1/load_lora_adapter may read adapters. Repeatable.",
+)
+@click.option(
+    "--keep-texts",
+    is_flag=True,
+    help="Keep the code around completions whose fate an editor reports, for later training.",
+)
+@click.option(
     "--jobs",
     "slots",
     type=click.IntRange(0, 256),
@@ -82,6 +94,8 @@ def serve(
     register: bool,
     allowed: tuple[str, ...],
     slots: int | None,
+    roots: tuple[str, ...],
+    keep_texts: bool,
 ) -> None:
     """Serve the base and your tuned models with OpenAI's API.
 
@@ -111,9 +125,16 @@ def serve(
     from codetune.registry.ownership import Owners
     from codetune.serving.config import ServingOptions
     from codetune.serving.local import local_completer
+    from codetune.serving.log import StoredLog
     from codetune.store.database import Database
 
-    values = {"base": base, "max_running": max_running, "dtype": dtype}
+    values: dict[str, Any] = {
+        "base": base,
+        "max_running": max_running,
+        "dtype": dtype,
+        "adapter_roots": roots,
+    }
+    values |= {"keep_texts": keep_texts}
     options = ServingOptions.load({k: v for k, v in values.items() if v is not None}, "serve")
     with Database.open(database) as opened:
         with opened.session() as session:
@@ -132,6 +153,7 @@ def serve(
                     hosts=names if is_loopback(host) else {ANY_HOST},
                     logins=logins,
                     login=login,
+                    log=StoredLog(opened, keep_texts=options.keep_texts),
                 )
                 hello = partial(_say_hello, f"http://{shown}:{port}", completer, login)
                 with nullcontext() if slots == 0 else WorkerProcess(opened, home(), slots):
