@@ -153,11 +153,11 @@ class _Documents(torch.autograd.Function):
         heads, out = k.shape[1], torch.empty(q.shape, dtype=q.dtype)
         kept: list[Tensor] = []
         for group in layout.groups:
-            parts = [_by_head(group, x, heads) for x in (q, k, v)]
-            parts[0] *= scale
-            result, probabilities = _forward(*parts, q.shape[1] // heads, keep)
+            queries, keys, values = (_by_head(group, x, heads) for x in (q, k, v))
+            queries *= scale
+            result, probabilities = _forward(queries, keys, values, q.shape[1] // heads, keep)
             _by_position(group, result, out, heads)
-            kept += [*parts, *probabilities]
+            kept += [queries, keys, values, *probabilities]
         if keep:
             ctx.save_for_backward(*kept)
             ctx.scale, ctx.layout, ctx.shapes = scale, layout, (q.shape, k.shape, v.shape)
@@ -166,7 +166,7 @@ class _Documents(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         above, kept = upstream[0], list(ctx.saved_tensors)
-        (_, places, size), heads = ctx.shapes[0], ctx.shapes[1][1]
+        places, heads = ctx.shapes[0][1], ctx.shapes[1][1]
         gradients = [torch.empty(shape, dtype=above.dtype) for shape in ctx.shapes]
         for group in ctx.layout.groups:
             q, k, v, *probabilities = kept[: 3 + group.blocks]
