@@ -88,6 +88,8 @@ class Query:
         _within("top_p", self.top_p, 0.0, 1.0)
         _within("top_k", self.top_k, 0, MOST_TOKENS)
         _within("min_p", self.min_p, 0.0, 1.0)
+        if self.seed is not None:
+            _within("seed", self.seed, -(2**63), 2**63 - 1)
         if len(self.stops) > MOST_STOPS or any(len(s) > LONGEST_STOP for s in self.stops):
             raise BadRequestError(
                 f"At most {MOST_STOPS} stops of at most {LONGEST_STOP} characters are possible.",
