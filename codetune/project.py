@@ -17,6 +17,7 @@ from codetune.errors import ConfigError
 from codetune.evaluation.config import EvaluationOptions
 from codetune.options import Options, option
 from codetune.search.config import SearchOptions
+from codetune.serving.config import ServingOptions
 from codetune.sources.config import SourceOptions
 from codetune.training.config import TrainingOptions
 
@@ -72,16 +73,10 @@ class ProjectConfig(Options):
         "commands leave this section aside.",
     )
 
-    def with_values(self, values: Mapping[str, Any], where: str) -> ProjectConfig:
-        """The same with other values of some options (dotted key → value).
-
-        Raises:
-            ConfigError: an option does not exist or cannot have this value.
-        """
-        all_values = self.model_dump(mode="json")
-        for key, value in values.items():
-            _put(all_values, key, value)
-        return ProjectConfig.load(all_values, where)
+    serving: ServingOptions = option(
+        default_factory=ServingOptions,
+        description="How `codetune serve` and `codetune compare` serve, with --config.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -96,6 +91,17 @@ class ProjectConfig(Options):
             if given is None or isinstance(given, Mapping):
                 filled[section] = {**defaults, **(given or {})}
         return filled
+
+    def with_values(self, values: Mapping[str, Any], where: str) -> ProjectConfig:
+        """The same with other values of some options (dotted key → value).
+
+        Raises:
+            ConfigError: an option does not exist or cannot have this value.
+        """
+        all_values = self.model_dump(mode="json")
+        for key, value in values.items():
+            _put(all_values, key, value)
+        return ProjectConfig.load(all_values, where)
 
 
 def load_project(

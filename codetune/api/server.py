@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import signal
 import socket
-import time
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,7 +23,12 @@ class Server(uvicorn.Server):
     """A uvicorn server that says when it listens, and lets go of its engine before it stops."""
 
     def __init__(
-        self, app: FastAPI, engine: Engine, listening: Callable[[], None] = lambda: None
+        self,
+        app: FastAPI,
+        engine: Engine,
+        listening: Callable[[], None] = lambda: None,
+        *,
+        drain: float = _GRACE,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -32,18 +38,24 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
-        self._engine, self._listening = engine, listening
+        self._engine, self._listening, self._drain = engine, listening, drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ctrl-C comes from somebody who waits."""
+        if sig == signal.SIGINT:
+            self._drain = min(self._drain, _GRACE)
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Running answers may end within half a second; then they are told that this is the end."""
-        until = time.monotonic() + _GRACE
-        while any(self._engine.busy().values()) and time.monotonic() < until:
-            await asyncio.sleep(0.01)
-        await asyncio.to_thread(self._engine.close)
+        """Running answers may end within `drain` seconds; then they are told that this is the end.
+
+        Who comes in the meantime is told so at once.
+        """
+        await asyncio.to_thread(self._engine.close, self._drain)
         await super().shutdown(sockets)
 
 

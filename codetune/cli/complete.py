@@ -14,6 +14,7 @@ from codetune.cli.options import json_option
 
 if TYPE_CHECKING:
     from codetune.serving.complete import Completer
+    from codetune.serving.query import Fim
 
 _CONTEXT = 4  # lines shown on either side
 
@@ -96,6 +97,20 @@ def complete(
         print_json(asdict(answer))
     else:
         _show(text, offset, answer)
+
+
+def fim_at(file: Path, line: int, column: int | None) -> Fim:
+    """A place in a file as a prompt.
+
+    Raises:
+        SourceError, ConfigError: the file cannot be read, or has no such place.
+    """
+    from codetune.serving.query import Fim
+
+    text = _read(file)
+    offset, _ = _place(text, line, column, file)
+    path, repo = _names(file)
+    return Fim(text[:offset], text[offset:], path=path, repo=repo)
 
 
 def _read(file: Path) -> str:

@@ -20,6 +20,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "tune": ("codetune.cli.tune:tune", "Tune a model on a repository and prove it is better."),
         "serve": ("codetune.cli.serve:serve", "Serve the base and your models (OpenAI API)."),
         "complete": ("codetune.cli.complete:complete", "Complete one place of a file."),
+        "compare": (
+            "codetune.cli.compare:compare",
+            "Show what several models answer to one prompt, side by side.",
+        ),
     },
     "One stage at a time": {
         "collect": ("codetune.cli.stages:collect", "Read a repository, folder or archive."),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,9 +31,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--base",
-    default="nano",
-    show_default=True,
-    help="Base served beside your models: nano, a folder, or a Hugging Face id.",
+    help="Base served beside your models: nano, a folder, or a Hugging Face id.  [nano]",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="A codetune.yaml whose section serving is used; what stands here goes before it.",
 )
 @click.option(
     "--model",
@@ -86,7 +91,8 @@ if TYPE_CHECKING:
 def serve(
     host: str,
     port: int,
-    base: str,
+    base: str | None,
+    config: Path | None,
     preload: tuple[str, ...],
     max_running: int | None,
     dtype: str | None,
@@ -119,11 +125,11 @@ def serve(
     from codetune.api.guard import ANY_HOST, LOOPBACK
     from codetune.api.server import Server, is_loopback, listen
     from codetune.artifacts import home
-    from codetune.interrupt import exit_status
+    from codetune.interrupt import exit_status, unhurried
     from codetune.jobs.supervisor import WorkerProcess
+    from codetune.project import load_project
     from codetune.registry.access import LOCAL
     from codetune.registry.ownership import Owners
-    from codetune.serving.config import ServingOptions
     from codetune.serving.local import local_completer
     from codetune.serving.log import StoredLog
     from codetune.store.database import Database
@@ -132,10 +138,11 @@ def serve(
         "base": base,
         "max_running": max_running,
         "dtype": dtype,
-        "adapter_roots": roots,
+        "adapter_roots": list(roots) or None,
+        "keep_texts": keep_texts or None,
     }
-    values |= {"keep_texts": keep_texts}
-    options = ServingOptions.load({k: v for k, v in values.items() if v is not None}, "serve")
+    given = {f"serving.{name}": value for name, value in values.items()}
+    options = load_project(config, given).serving
     with Database.open(database) as opened:
         with opened.session() as session:
             login = have_admin(session)
@@ -157,7 +164,9 @@ def serve(
                 )
                 hello = partial(_say_hello, f"http://{shown}:{port}", completer, login)
                 with nullcontext() if slots == 0 else WorkerProcess(opened, home(), slots):
-                    Server(app, completer.engine, hello).run([listener])
+                    server = Server(app, completer.engine, hello, drain=options.drain_seconds)
+                    with unhurried(signal.SIGTERM):
+                        server.run([listener])
             except KeyboardInterrupt as error:
                 click.echo("Stopped.")
                 raise click.exceptions.Exit(exit_status(error)) from error

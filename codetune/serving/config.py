@@ -152,9 +152,10 @@ class ServingOptions(Options):
         default_factory=list, description="Servers that answer beside the embedded engine."
     )
     drain_seconds: float = option(
-        0.5,
+        10.0,
         ge=0,
-        description="Seconds that answers under way have to end when the server is stopped.",
+        description="Seconds that answers under way have to end when the server is stopped by "
+        "SIGTERM; after Ctrl-C it is half a second at most.",
     )
     adapter_roots: tuple[str, ...] = option(
         (),
