@@ -209,14 +209,29 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
         ("Speed", _of(s.get("tokens_per_second"), lambda v: f"{count(round(v))} tokens a second")),
         ("Padding", _of(s.get("padding_share"), percent)),
         ("Peak memory", _of(s.get("peak_memory_bytes"), bytes_)),
-        ("Training loss", _from_to(loss.get("first"), loss.get("last"))),
+        (
+            "Training loss, first and last tenth of the steps",
+            _from_to(loss.get("first"), loss.get("last")),
+        ),
         ("Validation loss", _from_to(validation.get("first"), validation.get("best"))),
         *_by_stream(s.get("validation_by_stream") or {}),
         ("Best step", _of(s.get("best_step"), count)),
+        ("Change kept, so as not to forget", _of(s.get("retention"), _retention)),
         ("Stopped early", "yes" if s.get("stopped_early") else None),
         ("Resumed at step", ", ".join(map(count, s.get("resumed_from") or [])) or None),
     ]
     return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _retention(found: Mapping[str, float]) -> str:
+    """The share of the change that is kept, and what it costs general code."""
+    lost = {name: found[name] / found["base"] - 1 for name in ("trained", "kept")}
+    if found["share"] == 1:
+        return f"all of it: loss on general code {lost['kept']:+.1%}"
+    return (
+        f"{percent(found['share'])}: loss on general code {lost['kept']:+.1%} "
+        f"instead of {lost['trained']:+.1%}"
+    )
 
 
 def preflight_facts(stages: Stages) -> list[tuple[str, str]]:
