@@ -1,0 +1,252 @@
+"""Jobs as people use them: whose they are, how many, what they may read; following them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codetune.cli import jobs as command
+from codetune.errors import (
+    BadRequestError,
+    ConfigError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    QuotaError,
+    UnsafeSourceError,
+)
+from codetune.jobs.config import JobOptions
+from codetune.jobs.limits import label_of
+from codetune.jobs.queue import Outcome
+from codetune.jobs.service import Jobs, public
+from codetune.jobs.work import KINDS
+from codetune.project import ProjectConfig
+from codetune.registry.access import LOCAL, Actor
+from codetune.registry.ownership import claim
+from codetune.store.database import Database
+from codetune.store.jobs import STATES, Job
+from codetune.store.models import Model
+from tests.unit.jobs.office import Office
+
+URL = "https://git.example/team/shop.git"
+ANNA, BEN = Actor("anna", "anna", "member"), Actor("ben", "ben", "member")
+VIEWER, ADMIN = Actor("vera", "vera", "viewer"), Actor("root", "root", "admin")
+
+
+@pytest.fixture
+def service(database: Database, office: Office, tmp_path: Path) -> Jobs:
+    for actor in (ANNA, BEN, VIEWER, ADMIN):
+        office.user(actor.id)
+    (tmp_path / "open").mkdir()
+    options = JobOptions(max_queued=3, roots=(str(tmp_path / "open"),), teachers=("http://t/v1",))
+    return Jobs(database, options, tmp_path / "home")
+
+
+def submit(service: Jobs, actor: Actor = ANNA, source: str = URL, **config: Any) -> Job:
+    return service.submit(actor, "tune", source, ProjectConfig.model_validate(config))
+
+
+def test_what_is_not_yours_is_not_there(service: Jobs) -> None:
+    mine = submit(service)
+    refused: list[Callable[[], Any]] = [
+        lambda: service.get(BEN, mine.id),
+        lambda: service.cancel(BEN, mine.id),
+        lambda: service.retry(BEN, mine.id),
+        lambda: service.log(BEN, mine.id),
+        lambda: list(service.follow(BEN, mine.id)),
+        lambda: service.list(BEN, after=mine.id),
+        lambda: service.get(None, mine.id),
+    ]
+    for call in refused:
+        with pytest.raises(NotFoundError, match=f"There is no job '{mine.id}'"):
+            call()
+    assert service.list(BEN).jobs == []
+    assert service.list(None).jobs == []
+    for actor in (ANNA, ADMIN, LOCAL):
+        assert [job.id for job in service.list(actor).jobs] == [mine.id]
+    with pytest.raises(ForbiddenError):
+        submit(service, VIEWER)
+    assert service.cancel(ADMIN, mine.id).state == "cancelled"
+
+
+def test_the_quota_of_waiting_jobs_is_each_users_own(service: Jobs) -> None:
+    jobs = [submit(service) for _ in range(3)]
+    with pytest.raises(QuotaError, match="3 jobs are waiting"):
+        submit(service)
+    submit(service, BEN)
+    service.cancel(ANNA, jobs[0].id)
+    submit(service)
+    with pytest.raises(QuotaError):
+        service.retry(ANNA, jobs[0].id)
+
+
+def test_only_who_manages_the_server_can_jump_the_queue(service: Jobs) -> None:
+    config = ProjectConfig()
+    with pytest.raises(ForbiddenError):
+        service.submit(ANNA, "ingest", URL, config, priority=1)
+    assert service.submit(ANNA, "ingest", URL, config, priority=-1).priority == -1
+    assert service.submit(ADMIN, "ingest", URL, config, priority=1).priority == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "config", "error"),
+    [
+        ("/etc", {}, UnsafeSourceError),
+        ("file:///etc", {}, UnsafeSourceError),
+        ("{open}/../secret", {}, UnsafeSourceError),
+        ("{open}/link", {}, UnsafeSourceError),
+        ("ext::sh -c id", {}, UnsafeSourceError),
+        ("--upload-pack=id", {}, UnsafeSourceError),
+        (URL, {"base": "/etc"}, UnsafeSourceError),
+        (URL, {"base": "~/weights"}, UnsafeSourceError),
+        (
+            URL,
+            {"dataset": {"mix": [{"name": "x", "path": "/etc/passwd", "share": 0.1}]}},
+            UnsafeSourceError,
+        ),
+        (
+            URL,
+            {"dataset": {"instructions": {"teacher": {"url": "http://127.0.0.1:1/"}}}},
+            ConfigError,
+        ),
+    ],
+)
+def test_users_of_a_server_do_not_reach_what_is_the_administrators(
+    service: Jobs, tmp_path: Path, source: str, config: dict[str, Any], error: type[Exception]
+) -> None:
+    (tmp_path / "open" / "link").symlink_to("/etc")
+    source = source.format(open=tmp_path / "open")
+    with pytest.raises(error):
+        submit(service, ANNA, source, **config)
+    assert service.list(ANNA).jobs == []
+
+
+def test_what_the_administrator_has_opened_can_be_used(service: Jobs, tmp_path: Path) -> None:
+    inside = tmp_path / "open" / "shop"
+    inside.mkdir()
+    job = submit(
+        service,
+        ANNA,
+        str(inside),
+        dataset={"instructions": {"teacher": {"url": "http://t/v1", "remote": True}}},
+    )
+    assert job.parameters["source"] == str(inside)
+    assert job.parameters["folder"] is None
+
+
+def test_a_model_is_saved_under_its_owners_name_and_nobody_elses(
+    service: Jobs, database: Database
+) -> None:
+    assert submit(service).parameters["config"]["name"] == "anna/shop"
+    assert submit(service, BEN).parameters["config"]["name"] == "ben/shop"
+    with database.session() as session:
+        owners = {row.name: row.owner_id for row in session.query(Model)}
+    assert owners == {"anna/shop": "anna", "ben/shop": "ben"}
+    with database.write() as session:
+        claim(session, ADMIN, "ben/taken")
+    with pytest.raises(ConflictError):
+        submit(service, BEN, name="ben/taken")
+    assert label_of("git@host:Team/My Shop.git") == "my-shop"
+
+
+def test_a_local_path_is_found_by_every_process(
+    service: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "shop").mkdir(parents=True)
+    job = service.submit(LOCAL, "tune", "shop", ProjectConfig(), folder=tmp_path / "here")
+    assert job.parameters["source"] == str(tmp_path / "here" / "shop")
+    assert job.parameters["folder"] == str(tmp_path / "here")
+
+
+def test_cancel_and_retry_ask_for_the_right_state(service: Jobs, office: Office) -> None:
+    job = submit(service)
+    queue = office.queue()
+    with pytest.raises(ConflictError, match="is queued"):
+        service.retry(ANNA, job.id)
+    taken = queue.claim("worker")
+    assert taken is not None
+    queue.finish(taken, Outcome("failed", message="no"))
+    with pytest.raises(ConflictError, match="has failed already"):
+        service.cancel(ANNA, job.id)
+    again = service.retry(ANNA, job.id)
+    assert (again.state, again.error, again.finished) == ("queued", None, None)
+    assert service.cancel(ANNA, job.id).state == "cancelled"
+    assert service.cancel(ANNA, job.id).state == "cancelled"  # twice is once
+    assert queue.claim("worker") is None
+
+
+def test_lists_are_pages_newest_first(service: Jobs, office: Office) -> None:
+    names = [office.put("anna", kind=kind) for kind in ("tune", "ingest", "tune", "dataset")]
+    first = service.list(ANNA, limit=3)
+    assert [job.id for job in first.jobs] == names[:0:-1]
+    rest = service.list(ANNA, limit=3, after=first.next)
+    assert ([job.id for job in rest.jobs], rest.next) == ([names[0]], None)
+    assert [job.id for job in service.list(ANNA, kind="ingest").jobs] == [names[1]]
+    assert service.list(ANNA, state="running").jobs == []
+    with pytest.raises(BadRequestError, match="no state 'gone'"):
+        service.list(ANNA, state="gone")
+
+
+def test_a_follower_who_comes_back_misses_nothing(service: Jobs, office: Office) -> None:
+    job = submit(service)
+    queue = office.queue()
+    taken = queue.claim("worker")
+    assert taken is not None
+    log = service.home / "jobs" / job.id / "log"
+    log.parent.mkdir(parents=True)
+    log.write_text("one\ntwö\nthr")
+    queue.report(taken, events=[("say", {"message": n}) for n in range(3)])
+    seen = service.follow(ANNA, job.id)
+    head = [next(seen) for _ in range(4)]
+    seen.close()
+    assert head[0].data == {"text": "one\ntwö\n"}  # whole lines while it runs
+    log.write_text("one\ntwö\nthree\nend")
+    queue.finish(taken, Outcome("succeeded", result={"model": "m:1"}))
+    tail = list(service.follow(ANNA, job.id, head[-1].id))
+    assert tail[0].data == {"text": "three\n"}
+    numbers = [int(event.id.split("-")[0]) for event in [*head[1:], *tail] if event.kind != "log"]
+    assert numbers == list(range(1, 7))
+    assert "".join(e.data["text"] for e in [*head, *tail] if e.kind == "log") == log.read_text()
+    assert list(service.follow(ANNA, job.id, tail[-1].id)) == []
+    for wrong in ("x", "1", "-1-1", "1-1-1", "9" * 40):
+        with pytest.raises(BadRequestError):
+            next(iter(service.follow(ANNA, job.id, wrong)))
+
+
+def test_watching_says_that_the_line_stands_and_ends_with_the_job(
+    service: Jobs, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codetune.jobs.service.PING", 0.0)
+    monkeypatch.setattr("codetune.jobs.service.POLL", 0.01)
+    job = submit(service)
+
+    async def watch() -> list[str]:
+        kinds = []
+        async for event in service.watch(ANNA, job.id):
+            kinds.append(event.kind)
+            if event.kind == "ping" and service.get(ANNA, job.id).state == "queued":
+                await asyncio.to_thread(service.cancel, ANNA, job.id)
+        return kinds
+
+    kinds = asyncio.run(watch())
+    assert (kinds[0], kinds[1], kinds[-1]) == ("state", "ping", "state")
+
+
+def test_a_job_is_shown_without_credentials_and_places(service: Jobs, office: Office) -> None:
+    job = submit(service, source="https://anna:secret@git.example/team/shop.git")
+    taken = office.queue().claim("worker")
+    assert taken is not None and "secret" in taken.work.source  # git needs it
+    office.queue().finish(taken, Outcome("succeeded", result={"model": "m", "report": "/home/r"}))
+    shown = public(service.get(ANNA, job.id), "anna")
+    assert "secret" not in str(shown) and "/home" not in str(shown)
+    assert shown["result"] == {"model": "m"}
+    assert shown["owner"] == "anna"
+
+
+def test_the_command_line_knows_the_same_kinds_and_states() -> None:
+    assert set(command.KINDS) == set(KINDS)
+    assert command.STATES == STATES
