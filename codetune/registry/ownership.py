@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import select, true
 from sqlalchemy.orm import Session
 
-from codetune.errors import ConfigError, ConflictError
+from codetune.artifacts import home
+from codetune.errors import ConfigError, ConflictError, ModelError, RegistryError
 from codetune.registry.access import Actor, Ownership, Resource, allow, may, readable
+from codetune.registry.cards import Registry
 from codetune.store.database import Database
 from codetune.store.models import Model
 from codetune.store.owned import VISIBILITIES
@@ -55,17 +57,32 @@ def saved_as(actor: Actor, label: str) -> str:
 def claim(session: Session, actor: Actor, name: str) -> Model:
     """The row of `name`, made for the actor if there is none; inside `Database.write`.
 
+    A model that is there without a row is an administrator's: whoever is called as it begins
+    ("ada" for "ada/shop") does not get it by saving one of that name.
+
     Raises:
         ConflictError: the name is somebody else's.
     """
     row = session.scalar(select(Model).where(Model.name == name))
     if row is None:
+        if not allow(actor, "write", UNCLAIMED) and _is_registered(name):
+            raise ConflictError(f"The name '{name}' is taken.", advice="Choose another name.")
         row = Model(name=name, owner_id=actor.id)
         session.add(row)
         session.flush()
     elif not allow(actor, "write", row):
         raise ConflictError(f"The name '{name}' is taken.", advice="Choose another name.")
     return row
+
+
+def _is_registered(name: str) -> bool:
+    try:
+        Registry(home()).get(name)
+    except ModelError:
+        return True  # and damaged
+    except RegistryError:
+        return False
+    return True
 
 
 def share_model(row: Model, visibility: str, team: Team | None = None) -> None:

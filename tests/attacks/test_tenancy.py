@@ -15,11 +15,11 @@ import pytest
 from codetune.accounts import teams, tokens, users
 from codetune.accounts.audit import Origin
 from codetune.api.app import create_app
-from codetune.errors import LoginError
+from codetune.errors import ConflictError, LoginError
 from codetune.models.load import BaseModel
 from codetune.registry.access import LOCAL, Actor
 from codetune.registry.cards import Registry
-from codetune.registry.ownership import Owners, claim, share_model
+from codetune.registry.ownership import Owners, claim, saved_as, share_model
 from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
@@ -265,6 +265,19 @@ def test_what_was_done_is_written_down_without_secrets(server: Completer, people
     assert log[0]["request_id"] == answers[1].headers["x-request-id"]
     assert password not in json.dumps(log)
     assert answers[1].json()["token"] not in json.dumps(log)
+
+
+def test_who_is_called_like_the_beginning_of_a_models_name_does_not_get_it(
+    home: Path, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator's "ada/shared" is there; ada, who is new, saves one of that name."""
+    monkeypatch.setenv("CODETUNE_HOME", str(home))
+    ada = Actor(people.ids["ada"], "ada", "member")
+    with people.logins.database.write() as session:
+        with pytest.raises(ConflictError, match="taken"):
+            claim(session, ada, saved_as(ada, "shared"))
+        assert claim(session, ada, saved_as(ada, "new")).owner_id == ada.id
+        assert claim(session, LOCAL, "ada/shared").owner_id == LOCAL.id
 
 
 def test_the_local_user_cannot_be_logged_in_as(server: Completer, people: People) -> None:
