@@ -101,6 +101,8 @@ class Renderer:
 
     def plain(self, text: str) -> list[int]:
         """The ids of `text` and nothing else; no text reaches a control token."""
+        if self._words is not None and (found := self._words.encode(text)) is not None:
+            return list(found[0].tolist())
         return list(self._plain.encode(_valid(text), add_special_tokens=False).ids)
 
     def plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
