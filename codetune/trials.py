@@ -10,7 +10,8 @@ the same in all trials, so nats per token compare as bits per byte would.
 **Forgetting counts.** On the repository's code alone, the trial with the least replayed general
 code would win, and then fail the gate. So a trial's result is the loss of the model that it
 saves, after its weights went back as far as `training.forgetting_limit` asks for: who forgets
-more goes back further. Without that limit the share of replayed code is not varied.
+more goes back further. Losses in mid-run are those before that; they only decide which trials
+are stopped. Without that limit the share of replayed code is not varied.
 
 **No trial trains on it.** Which files are held out does not depend on what is varied, with one
 exception: a held-out file that resembles replayed code goes back to training. The yardstick is

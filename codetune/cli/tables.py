@@ -43,16 +43,16 @@ def trials_table(search: Mapping[str, Any]) -> None:
     """Every trial of a search with its options; see `Registry.search_of`."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     keys = list(search["best"]["params"])
-    for title in ("trial", *map(short, keys), "validation loss", "steps"):
+    for title in ("trial", *map(short, keys), "validation loss", "in the run", "steps"):
         table.add_column(title, justify="right")
     table.add_column("")
     for trial in search["all"]:
-        loss = trial["validation_loss"]
+        losses = (trial["validation_loss"], trial["best_in_run"])
         best = trial["trial"] == search["best"]["trial"]
         table.add_row(
             str(trial["trial"]),
             *(f"{trial['params'][key]:.3g}" if key in trial["params"] else "–" for key in keys),
-            "–" if loss is None else f"{loss:.4f}",
+            *("–" if loss is None else f"{loss:.4f}" for loss in losses),
             f"{trial['steps']} of {trial['of_steps']}",
             "[green]best[/]" if best else trial["state"],
         )

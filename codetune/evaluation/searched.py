@@ -57,17 +57,21 @@ def _sentence(summary: Mapping[str, Any]) -> str:
 
 
 def _row(trial: Mapping[str, Any], keys: list[str], best: int) -> dict[str, Any]:
-    loss = trial["validation_loss"]
     return {
         "trial": trial["trial"],
         "state": _STATES[trial["state"]],
         "best": trial["trial"] == best,
         "values": [_figure(trial["params"].get(key)) for key in keys],
-        "loss": "–" if loss is None else f"{loss:.4f}",
+        "loss": _loss(trial["validation_loss"]),
+        "in_run": _loss(trial["best_in_run"]),
         "steps": f"{count(trial['steps'])} of {count(trial['of_steps'])}",
         "time": duration(trial["seconds"]),
         "reason": trial["reason"],
     }
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _figure(value: Any) -> str:

@@ -184,9 +184,10 @@ def _record(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "trial": trial.number,
         "state": names.get(trial.state, "failed"),
         "params": dict(trial.params),
-        "validation_loss": trial.value
-        if trial.state == TrialState.COMPLETE
-        else min(losses, default=None),
+        # Of the result, which only a run that came to its end has; those in the run are of
+        # models in the making.
+        "validation_loss": trial.value if trial.state == TrialState.COMPLETE else None,
+        "best_in_run": min(losses, default=None),
         "steps": int(facts.get("steps_done", 0)),
         "of_steps": steps,
         "curve": curve,
