@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -65,6 +66,7 @@ def create_app(
 
     app.add_exception_handler(CodetuneError, _failed)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientGoneError, _nobody)
     app.add_middleware(Gate, permissions=Permissions(tables), logins=logins, login=login)
     app.add_middleware(Guard, hosts=tuple(hosts))
@@ -88,6 +90,15 @@ async def _refused(request: Request, error: Exception) -> Response:
     failure = plain_failure(error.status_code, message, code)
     body = failure.body(style_of(request.url.path))
     return JSONResponse(body, error.status_code, dict(error.headers or {}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """A body or a parameter that is not what the route takes; the value itself is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+    failure = plain_failure(422, f"{where or 'The body'}: {first['msg']}.", "invalid_value", where)
+    return JSONResponse(failure.body(style_of(request.url.path)), failure.status)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

@@ -130,10 +130,12 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
     )
 
 
-def plain_failure(status: int, message: str, code: str | None = None) -> Failure:
-    """A failure that is no exception of ours: 403, 404, 405, 413 …"""
+def plain_failure(
+    status: int, message: str, code: str | None = None, param: str | None = None
+) -> Failure:
+    """A failure that is no exception of ours: 403, 404, 405, 413, 422 …"""
     default = "server_error" if status >= 500 else "invalid_request_error"
-    return Failure(status, message, _TYPES.get(status, default), code)
+    return Failure(status, message, _TYPES.get(status, default), code, param or None)
 
 
 def _headers(error: BaseException) -> dict[str, str]:

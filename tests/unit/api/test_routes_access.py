@@ -189,3 +189,17 @@ def test_a_login_with_the_form_gives_a_bearer(app: FastAPI, people: People) -> N
     first, second = call(app, wrong, nobody)
     assert first.status_code == second.status_code == 401
     assert first.json() == second.json()
+
+
+def test_what_a_route_does_not_take_is_said_without_repeating_it(
+    app: FastAPI, people: People
+) -> None:
+    body = {"name": "zoe", "password": ["hidden"], "role": "member"}
+    asked = httpx.Request(
+        "POST", "http://codetune.test/api/v1/users", json=body, headers=people.headers("root1")
+    )
+    form = httpx.Request("POST", "http://codetune.test/token", data={"password": "hidden"})
+    for answer, field in zip(call(app, asked, form), ("password", "username"), strict=True):
+        assert answer.status_code == 422
+        assert answer.json()["error"]["param"] == field
+        assert "hidden" not in answer.text

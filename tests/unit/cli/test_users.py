@@ -1,0 +1,119 @@
+"""`codetune users`, `teams`, `backup` and `restore` in a home of their own."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from codetune.accounts.config import AccountOptions
+from codetune.accounts.logins import Logins
+from codetune.api.server import listen
+from codetune.cli.main import cli
+from codetune.errors import CodetuneError, ConfigError
+from codetune.store.database import Database
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_passwords: None) -> Path:
+    monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CODETUNE_DATABASE", raising=False)
+    return tmp_path / "home"
+
+
+def run(*arguments: str, typed: str = "") -> str:
+    result = CliRunner().invoke(cli, arguments, input=typed, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def test_the_first_account_is_an_administrator_and_tokens_work(home: Path) -> None:
+    assert "No" not in run("users", "list")
+    run("users", "add", "ada", typed="a long password\n")
+    run("users", "add", "bob", "--no-password")
+    listed = json.loads(run("users", "list", "--json"))["users"]
+    assert [(user["name"], user["role"]) for user in listed] == [
+        ("ada", "admin"),
+        ("bob", "member"),
+    ]
+    token = run("users", "token", "bob", "--scope", "complete", "--expires", "2w").strip()
+    with Database.open() as database:
+        logins = Logins(database, home, AccountOptions())
+        assert logins.identify(token).scopes == {"complete"}
+        run("users", "disable", "bob")
+        with pytest.raises(CodetuneError):
+            logins.identify(token)
+    shown = run("users", "token", "bob", "--list")
+    assert token not in shown
+    audit = json.loads(run("users", "audit", "--json"))["audit"]
+    assert [entry["action"] for entry in audit] == [
+        "user.disable",
+        "token.add",
+        "user.add",
+        "user.add",
+    ]
+    assert all(entry["details"]["system_user"] for entry in audit)
+
+
+def test_nobody_else_reads_the_database(home: Path) -> None:
+    run("users", "add", "ada", "--no-password")
+    assert home.stat().st_mode & 0o077 == 0
+    for path in home.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["add", "ada"], "There is no password"),
+        (["add", "../x", "--no-password"], "cannot be a user's name"),
+        (["token", "nobody"], "There is no user 'nobody'"),
+        (["disable", "local"], "There is no user 'local'"),
+    ],
+)
+def test_mistakes_are_named(home: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(CodetuneError, match=message):
+        run("users", *arguments)
+
+
+def test_teams_are_made_and_joined(home: Path) -> None:
+    run("users", "add", "ada", "--no-password")
+    run("teams", "add", "backend")
+    run("teams", "join", "backend", "ada")
+    listed = json.loads(run("teams", "list", "--json"))["teams"]
+    assert listed == [{"name": "backend", "members": ["ada"], "models": []}]
+    run("teams", "leave", "backend", "ada")
+    assert json.loads(run("teams", "list", "--json"))["teams"][0]["members"] == []
+
+
+def test_a_backup_comes_back_in_another_home(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("users", "add", "ada", "--no-password")
+    file = tmp_path / "b.tar"
+    assert "0 model versions" in run("backup", str(file))
+    monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "other"))
+    run("restore", str(file))
+    rows = sqlite3.connect(tmp_path / "other" / "codetune.db").execute("SELECT name FROM users")
+    assert {name for (name,) in rows} == {"local", "ada"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_a_public_address_takes_an_account(host: str) -> None:
+    with pytest.raises(ConfigError, match="no account") as caught:
+        listen(host, 0)
+    assert "codetune users add" in str(caught.value)
+
+
+def test_with_an_account_a_public_address_is_listened_on() -> None:
+    with listen("0.0.0.0", 0, public=True) as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+    with pytest.raises(ConfigError, match="not an IP address"):
+        listen("example.org", 0, public=True)
