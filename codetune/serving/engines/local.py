@@ -170,7 +170,7 @@ class LocalEngine:
                 self._leave(
                     sequence, DeadlineError(f"The answer was not ready within {seconds:g} s.")
                 )
-        self._pool.evict_idle()
+        self._pool.tidy()
 
     def _schedule(self) -> None:
         """Give places to those who wait, tenants in turn, and read their prompts."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -57,6 +59,7 @@ class ModelPool:
         self._looks_at = 0.0  # when idle adapters are looked for again, on the monotonic clock
         self._releases = 0  # how often an adapter in use was let go
         self.loads = self.evictions = 0  # of adapters
+        self._tidied = 0  # loads and evictions after which memory was given back
         # One at a time: two loads at once would only need twice the memory.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="codetune-loader")
 
@@ -104,8 +107,11 @@ class ModelPool:
                 adapter.used_at = time.monotonic()
                 self._releases += not self._used[str(model.folder)]
 
-    def evict_idle(self) -> None:
-        """Drop the adapters that nobody has used for as long as the options say."""
+    def tidy(self) -> None:
+        """Drop the adapters that nobody has used for as long as the options say.
+
+        What adapters have left behind goes back to the system.
+        """
         now = time.monotonic()
         if now < self._looks_at:
             return
@@ -114,6 +120,9 @@ class ModelPool:
             for folder, adapter in list(self._adapters.items()):
                 if now - adapter.used_at > self._idle and not self._used[folder]:
                     self._drop(folder)
+            if self._tidied != (changes := self.loads + self.evictions):
+                self._tidied = changes
+                self._loader.submit(_give_back)
 
     def usage(self) -> tuple[int, int, list[Usage]]:
         """Sets of weights, adapters, and the memory of each set."""
@@ -264,6 +273,17 @@ class ModelPool:
                     for folder in [f for f, a in self._adapters.items() if a.runner == key]:
                         self._drop(folder)
                     del self._runners[key]
+
+
+def _give_back() -> None:
+    """Have the C library return free memory; it keeps what lies between pieces in use.
+
+    Adapters are many pieces of a few kilobytes to megabytes each, which come and go.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
+        if trim is not None:
+            trim(0)
 
 
 def _name(model: Servable) -> str:
