@@ -136,7 +136,9 @@ class _Bench:
             seed=options.seed,
         )
         gaps = []
-        if self.renderer.fim is not None and options.fim_prompts:
+        # An encoder's gap would be asked in words that it was never trained on.
+        whole = is_seq2seq(read_json(self.base.path / "config.json"))
+        if self.renderer.fim is not None and options.fim_prompts and not whole:
             gaps = held_out_gaps(
                 self.dataset / HELD_OUT_FIM, limit=options.fim_prompts, seed=options.seed
             )
