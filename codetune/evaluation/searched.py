@@ -44,7 +44,9 @@ def search_content(search: Artifact | None) -> dict[str, Any] | None:
 
 def _sentence(summary: Mapping[str, Any]) -> str:
     best, given = summary["best"], summary["as_given"]
-    words = f"Of {count(summary['trials'])} trials, {count(summary['pruned'])} were stopped early"
+    stopped = summary["pruned"]
+    words = f"Of {count(summary['trials'])} trials, {count(stopped)} "
+    words += "was stopped early" if stopped == 1 else "were stopped early"
     if summary["failed"]:
         words += f" and {count(summary['failed'])} failed"
     words += f" ({duration(summary['seconds'])} in all). "
