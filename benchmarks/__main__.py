@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-SCRIPTS = ["startup", "data", "training", "serving"]
+SCRIPTS = ["startup", "data", "training", "serving", "serving_team", "api"]
 
 
 def main() -> int:

@@ -66,11 +66,8 @@ def serve(
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
-)
-def test_serve_says_how_to_use_it_and_a_signal_ends_it(
-    serve: tuple[subprocess.Popen[str], int, Path], number: int, code: int
+def test_serve_says_how_to_use_it_and_ctrl_c_ends_it(
+    serve: tuple[subprocess.Popen[str], int, Path],
 ) -> None:
     """Even with an answer under way, which is broken off."""
     process, port, printed = serve
@@ -82,12 +79,12 @@ def test_serve_says_how_to_use_it_and_a_signal_ends_it(
     assert response.readline().startswith(b"data: {")
     assert process.poll() is None
     started = time.monotonic()
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     connection.close()
     out = printed.read_text()
     assert time.monotonic() - started < 2
-    assert process.returncode == code, err
+    assert process.returncode == 130, err
     assert err == ""
     for expected in (
         "shop  → shop:1",
@@ -96,6 +93,25 @@ def test_serve_says_how_to_use_it_and_a_signal_ends_it(
         "Stopped.",
     ):
         assert expected in out
+
+
+def test_sigterm_lets_answers_under_way_end(
+    serve: tuple[subprocess.Popen[str], int, Path],
+) -> None:
+    """Who comes afterwards is refused; what runs is finished, then the server ends."""
+    process, port, _ = serve
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = {"prompt": "x", "max_tokens": 400, "n": 4, "temperature": 0, "stream": True}
+    connection.request("POST", "/v1/completions", json.dumps(body))
+    response = connection.getresponse()
+    assert response.readline().startswith(b"data: {")
+    process.terminate()
+    rest = response.read()
+    connection.close()
+    assert rest.endswith(b"data: [DONE]\n\n")
+    assert rest.count(b'"finish_reason":"') == 4  # none was broken off
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (143, "")
 
 
 def test_a_port_in_use_ends_with_2(call: Call) -> None:
@@ -126,6 +142,33 @@ def test_complete_fills_in_a_place_and_leaves_the_file(
     assert (answer["model"], answer["line"], answer["column"]) == ("tiny", 2, 5)
     assert answer["prompt_tokens"] > len(text)
     assert file.read_text() == text
+
+
+def test_compare_shows_models_side_by_side(
+    call: Call, team_home: tuple[Path, BaseModel], tmp_path: Path
+) -> None:
+    """One that does not exist is said in its place; with all of them the command fails."""
+    config = tmp_path / "codetune.yaml"
+    config.write_text(f"serving:\n  base: {team_home[1].path}\n")
+    file = tmp_path / "shop.py"
+    file.write_text("def sell(item):\n    \n    return item\n")
+    common = ("--max-tokens", "6", "--config", str(config))
+    result = call(
+        "compare", str(file), "-n", "2", "--models", "tiny,shop:2,none", *common, "--json"
+    )
+    assert result.returncode == 0, result.stderr
+    tiny, shop, none = json.loads(result.stdout)["answers"]
+    assert (tiny["model"], shop["model"], none["model"]) == ("tiny", "shop:2", "none")
+    assert tiny["text"] != shop["text"]
+    assert tiny["completion_tokens"] == shop["completion_tokens"] == 6
+    assert 0 < tiny["first_token_seconds"] <= tiny["seconds"]
+    assert "no model 'none'" in none["error"]
+    shown = call("compare", "def f(", "--models", "tiny,shop", *common)
+    assert shown.returncode == 0, shown.stderr
+    assert "shop → shop:1" in shown.stdout
+    assert call("compare", "x", "--models", "none", *common).returncode == 2
+    wrong = call("compare", "x", "-n", "3", "--models", "tiny", *common)
+    assert (wrong.returncode, "--line is for a place in a file" in wrong.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
