@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ class Answers:
 
     model: str
     prompts: list[list[int]]  # empty where a remote model reads the text itself
-    texts: list[str]  # the prompts as text, for `echo`
+    texts: Sequence[str | None]  # the prompts, for `echo`; None for those that are not plain text
     generations: list[Generation]
     renderer: Renderer  # of the model; of the base here where that runs elsewhere
 
@@ -122,10 +122,8 @@ class Completer:
         generations = list(self.engine.submit(jobs))
         prompts = [ids for ids, _ in prepared]
         texts = [
-            prompt.text
-            if isinstance(prompt, Text) and isinstance(prompt.text, str)
-            else voice.renderer.decode(ids)
-            for prompt, ids in zip(query.prompts, prompts, strict=True)
+            prompt.text if isinstance(prompt, Text) and isinstance(prompt.text, str) else None
+            for prompt in query.prompts
         ]
         return Answers(model.id, prompts, texts, generations, voice.renderer)
 

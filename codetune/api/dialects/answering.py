@@ -77,6 +77,11 @@ class Run:
         """Tokens of all answers that are complete."""
         return sum(whole.finish.tokens for whole in self.wholes)
 
+    def prompt_text(self, index: int) -> str:
+        """What answer `index` goes on from, as text."""
+        text = self.texts[index // self.query.n]
+        return self._renderer.decode(self.prompt(index)) if text is None else text
+
     def prompt(self, index: int) -> list[int]:
         """The ids that answer `index` goes on from."""
         return self.prompts[index // self.query.n]

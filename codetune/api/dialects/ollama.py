@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,54 +88,61 @@ def routes(front: Front) -> APIRouter:
         """Go on with a prompt; with `suffix`, fill in what stands between the two."""
         body = read_body(GenerateRequest, await request.body())
         body.check()
-        model, voice = await find(request, body.model)
         if not body.prompt and not body.suffix:
-            return await _loaded(front, body, model, {"response": ""})
-        return await answer(request, body, _prompt(body, voice), chat=False)
+            return await loaded(request, body, {"response": ""})
+        if body.suffix:
+            return await answer(request, body, Fim(body.prompt, body.suffix), chat=False)
+        templated = not body.raw and (await find(request, body.model))[1].renderer.has_chat_template
+        return await answer(request, body, _prompt(body, templated), chat=False)
 
     @router.post("/api/chat", **described(ChatRequest, stream=LINES))
     async def chat(request: Request) -> Response:
         """Answer a conversation."""
         body = read_body(ChatRequest, await request.body())
         body.check()
-        model, _ = await find(request, body.model)
         if not body.messages:
             empty = {"message": {"role": "assistant", "content": ""}}
-            return await _loaded(front, body, model, empty)
+            return await loaded(request, body, empty)
         messages = [message.model_dump(exclude_none=True) for message in body.messages]
         return await answer(request, body, Chat(messages), chat=True)
 
     async def find(request: Request, name: str) -> tuple[Servable, Voice]:
-        try:
+        with _missing(name):
             return await front.voice(request, tag_of(name))
-        except RegistryError as error:
-            raise RegistryError(f"model '{name}' not found") from error
+
+    async def loaded(request: Request, body: Asking, empty: dict[str, Any]) -> Response:
+        """An empty request loads the model, or lets it go; what is idle goes by itself here."""
+        model, _ = await find(request, body.model)
+        reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
+        if reason == "load":
+            await run_in_threadpool(front.completer.load, model)
+        done = {"model": body.model, "created_at": instant(), **empty}
+        return JSONResponse({**done, "done": True, "done_reason": reason})
 
     async def answer(request: Request, body: Asking, prompt: Prompt, *, chat: bool) -> Response:
-        run: Run = await front.start(request, body.query(prompt, tag_of(body.model)))
+        with _missing(body.model):
+            run: Run = await front.start(request, body.query(prompt, tag_of(body.model)))
         shape = Lines(body.model, chat=chat)
         return await respond(request, run, shape, stream=body.stream is not False)
 
     return router
 
 
-def _prompt(body: GenerateRequest, voice: Voice) -> Prompt:
+@contextmanager
+def _missing(name: str) -> Iterator[None]:
+    """Say in Ollama's words that there is no such model: clients look for them."""
+    try:
+        yield
+    except RegistryError as error:
+        raise RegistryError(f"model '{name}' not found") from error
+
+
+def _prompt(body: GenerateRequest, templated: bool) -> Prompt:
     """With the model's template, if it has one, unless the prompt is raw or marked up already."""
-    if body.suffix:
-        return Fim(body.prompt, body.suffix)
-    if body.raw or not voice.renderer.has_chat_template or transcode(body.prompt):
+    if not templated or transcode(body.prompt):
         return Text(body.prompt)
     system = [{"role": "system", "content": body.system}] if body.system else []
     return Chat([*system, {"role": "user", "content": body.prompt}])
-
-
-async def _loaded(front: Front, body: Asking, model: Servable, empty: dict[str, Any]) -> Response:
-    """An empty request loads the model, or lets it go; what is idle goes by itself here."""
-    reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
-    if reason == "load":
-        await run_in_threadpool(front.completer.load, model)
-    done = {"model": body.model, "created_at": instant(), **empty}
-    return JSONResponse({**done, "done": True, "done_reason": reason})
 
 
 _FOREVER = datetime(9999, 1, 1, tzinfo=UTC).isoformat().replace("+00:00", "Z")

@@ -86,7 +86,7 @@ class Completions(_Shape):
         return [self._item(index, piece.text, reason, list(piece.scores))]
 
     def _prompt(self, run: Run, index: int) -> str:
-        return run.texts[index // run.query.n] if self._echo else ""
+        return run.prompt_text(index) if self._echo else ""
 
     def _item(
         self, index: int, text: str, reason: str | None, scores: list[TokenScore]

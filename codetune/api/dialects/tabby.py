@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from codetune import __version__
@@ -146,7 +147,7 @@ async def complete(request: Request, front: Front, body: CompletionRequest) -> R
             "text": whole.text,
         },
     )
-    await run_in_threadpool(front.log.completion, entry)
+    response.background = BackgroundTask(front.log.completion, entry)  # the editor waits
     return response
 
 
