@@ -161,8 +161,9 @@ def card_text(data: dict[str, Any], run: dict[str, Any], measured: dict[str, Any
         "## Limits",
         "",
         "A few million parameters know little: names, idioms and short completions of common "
-        "Python, less of other languages. The chat tokens exist, but nano has seen no "
-        "conversation; instruction tuning has to teach it. transformers' Qwen2 tokenizer "
+        "Python, less of other languages. nano has seen no conversation: "
+        "instruction tuning has to teach it, in plain words, for the chat tokens exist but were "
+        "never trained. transformers' Qwen2 tokenizer "
         "normalises text to NFC; `tokenizer.json` itself does not, so codetune and llama.cpp "
         "keep every byte.",
         "",

@@ -29,11 +29,13 @@ SPECIAL_TOKENS = (
     "<|file_sep|>",
 )
 
+# In words, and ended by the token that ends every file: nano has never seen the chat tokens, and
+# adapters leave their embeddings as they are. An answer tuned in ChatML never came to its end (14
+# nats for the end token after tuning, in plain words 0.9).
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}{{ message['role'] + ':\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ '<|endoftext|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
 )
 
 

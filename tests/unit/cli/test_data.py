@@ -58,7 +58,7 @@ def test_validate(tmp_path: Path) -> None:
 def test_show(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", GOOD, {"instruction": "Say hi.", "output": "hi"}, [], GOOD)
     done = run("show", file, "--row", "2")
-    assert "Say hi.<|im_end|>\n<|im_start|>assistant\n⟦hi<|im_end|>⟧" in done.output
+    assert "Say hi.\nassistant:\n⟦hi<|endoftext|>⟧" in done.output
     assert "row 2:" in done.output
     shown = json.loads(run("show", file, "--template", "alpaca", "--json").stdout)
     assert "".join(t["text"] for t in shown["tokens"] if t["loss"]) == (

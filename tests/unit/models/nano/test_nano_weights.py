@@ -94,12 +94,15 @@ def _transformers_tokenizer(cache: dict[str, object] = {}):  # noqa: B006 - load
     return cache["tokenizer"]
 
 
-def test_the_chat_template_uses_the_chat_tokens():
+def test_the_chat_template_needs_no_token_that_nano_has_not_seen():
     tokenizer = _transformers_tokenizer()
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
     )
-    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert text == "user:\nhi\nassistant:\n"
+    answered = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    text = tokenizer.apply_chat_template(answered, tokenize=False)
+    assert text == "user:\nhi\nassistant:\nho<|endoftext|>\n"
 
 
 def test_general_sets_are_disjoint_and_have_notices():
