@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jwt
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Row, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from codetune.accounts import audit
@@ -22,6 +23,7 @@ from codetune.registry.access import ALL_SCOPES, Actor
 from codetune.store.audit import AuditEntry, LoginFailure
 from codetune.store.base import now
 from codetune.store.database import Database
+from codetune.store.teams import Membership
 from codetune.store.tokens import Token
 from codetune.store.users import LOCAL_USER, User
 
@@ -29,6 +31,21 @@ _WINDOW = timedelta(minutes=15)  # in which failed logins count
 _KEPT = timedelta(days=1)
 _SEEN = timedelta(minutes=1)  # how exactly a token's last use is known
 _REGISTERED = "register"
+
+
+# Who it is and their teams in one statement, a row a team: this is asked with every request.
+_WHO = select(User.id, User.name, User.role, User.disabled, User.epoch, Membership.team_id)
+_BY_LOGIN = _WHO.outerjoin(Membership, Membership.user_id == User.id).where(
+    User.id == bindparam("user"), User.id != bindparam("local")
+)
+_BY_TOKEN = (
+    _WHO.add_columns(
+        Token.id.label("token_id"), Token.scopes, Token.revoked, Token.expires, Token.last_used
+    )
+    .join(Token, Token.user_id == User.id)
+    .outerjoin(Membership, Membership.user_id == User.id)
+    .where(Token.digest == bindparam("digest"))
+)
 
 
 class Logins:
@@ -108,32 +125,25 @@ class Logins:
         )
 
     def _by_token(self, secret: str) -> Actor:
-        with self.database.session() as session:
-            found = session.execute(
-                select(Token, User)
-                .join(User, User.id == Token.user_id)
-                .where(Token.digest == digest_of(secret))
-            ).one_or_none()
-            if found is None:
-                _refuse()
-            token, user = found
-            if token.revoked or user.disabled or (token.expires and token.expires <= now()):
-                _refuse()
-            actor = actor_of(session, user, frozenset(token.scopes), token.id)
-        if token.last_used is None or token.last_used < now() - _SEEN:
+        rows = self.database.rows(_BY_TOKEN, digest=digest_of(secret))
+        if not rows:
+            _refuse()
+        token, at = rows[0], now()
+        if token.revoked or token.disabled or (token.expires and token.expires <= at):
+            _refuse()
+        if token.last_used is None or token.last_used < at - _SEEN:
             with self.database.write() as session:
-                session.execute(update(Token).where(Token.id == token.id).values(last_used=now()))
-        return actor
+                session.execute(
+                    update(Token).where(Token.id == token.token_id).values(last_used=at)
+                )
+        return _actor(rows, frozenset(token.scopes), token.token_id)
 
     def _by_login(self, signed: str) -> Actor:
         claims = self._claims(signed)
-        with self.database.session() as session:
-            user = session.get(User, str(claims["sub"]))
-            if user is None or user.disabled or user.epoch != claims.get("epoch"):
-                _refuse()
-            if user.id == LOCAL_USER:
-                _refuse()
-            return actor_of(session, user, ALL_SCOPES)
+        rows = self.database.rows(_BY_LOGIN, user=str(claims["sub"]), local=LOCAL_USER)
+        if not rows or rows[0].disabled or rows[0].epoch != claims.get("epoch"):
+            _refuse()
+        return _actor(rows, ALL_SCOPES, None)
 
     def _sign(self, user: User) -> tuple[str, int]:
         seconds = round(self.options.login_hours * 3600)
@@ -190,6 +200,11 @@ class Logins:
         raise LoginLimitError(
             "Too many logins have failed.", retry_after=wait, advice=f"Wait {wait} seconds."
         )
+
+
+def _actor(rows: Sequence[Row[Any]], scopes: frozenset[str], token_id: str | None) -> Actor:
+    teams = frozenset(row.team_id for row in rows if row.team_id is not None)
+    return Actor(rows[0].id, rows[0].name, rows[0].role, teams, scopes, token_id)
 
 
 def _refuse() -> NoReturn:

@@ -59,12 +59,12 @@ class Gate:
         await self._app(scope, receive, send)
 
     async def _actor(self, scope: Scope, level: Level | None) -> Actor | None:
-        credential = _credential(scope)
+        credential = _credential(scope) if level != "public" else None
         if credential is not None and self._logins is not None:
             try:
                 return await run_in_threadpool(self._logins.identify, credential)
             except LoginError:
-                if self._login and level != "public":
+                if self._login:
                     raise
         return None if self._login else LOCAL
 

@@ -7,13 +7,13 @@ synchronous: SQLite has nothing to wait for, and the server calls it in threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy import Connection, Engine, Executable, Row, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
@@ -82,6 +82,11 @@ class Database:
             Session(self._engine, expire_on_commit=False, autoflush=False) as session,
         ):
             yield session
+
+    def rows(self, statement: Executable, **values: Any) -> Sequence[Row[Any]]:
+        """The rows of one statement that reads, without a session's bookkeeping."""
+        with renamed(self.url), self._engine.connect() as connection:
+            return connection.execute(statement, values).all()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -210,7 +215,9 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """A reader sees one state to its end; a writer holds the lock before it reads."""
     writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
+    if connection.info.get(_WRITES) is not writes:  # as it is set in this connection
+        connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
+        connection.info[_WRITES] = writes
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
