@@ -7,16 +7,28 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from codetune import __version__
 from codetune.api.dialects.answering import Run, respond
-from codetune.api.dialects.bodies import LOOKING, described, read_body
+from codetune.api.dialects.bodies import (
+    LOOKING,
+    NO_EMBEDDINGS,
+    UNSUPPORTED,
+    described,
+    read_body,
+)
 from codetune.api.dialects.front import Front
 from codetune.api.dialects.ollama_models import as_listed, as_shown, tag_of
-from codetune.api.dialects.ollama_requests import Asking, ChatRequest, GenerateRequest, ShowRequest
+from codetune.api.dialects.ollama_requests import (
+    Asking,
+    ChatRequest,
+    EmbedRequest,
+    GenerateRequest,
+    ShowRequest,
+)
 from codetune.api.dialects.ollama_shapes import Lines, instant
 from codetune.api.permissions import Access
 from codetune.api.stream import LINES
@@ -34,6 +46,8 @@ ACCESS: Access = {
     "POST /api/show": "use",
     "POST /api/generate": "use",
     "POST /api/chat": "use",
+    "POST /api/embed": "use",
+    "POST /api/embeddings": "use",
 }
 
 _PROTOCOL = "0.12.0"  # the release of Ollama whose API is spoken here; some editors ask for 0.6.4
@@ -105,6 +119,13 @@ def routes(front: Front) -> APIRouter:
             return await loaded(request, body, empty)
         messages = [message.model_dump(exclude_none=True) for message in body.messages]
         return await answer(request, body, Chat(messages), chat=True)
+
+    @router.post("/api/embed", **described(EmbedRequest, refusals=LOOKING | UNSUPPORTED))
+    @router.post("/api/embeddings", **described(EmbedRequest, refusals=LOOKING | UNSUPPORTED))
+    async def embed(request: Request) -> Response:
+        """Refused: no embedding model is served."""
+        read_body(EmbedRequest, await request.body())
+        raise HTTPException(501, NO_EMBEDDINGS)
 
     async def find(request: Request, name: str) -> tuple[Servable, Voice]:
         with _missing(name):
