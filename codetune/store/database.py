@@ -15,7 +15,7 @@ from typing import Any, Self
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Executable, Row, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from codetune.artifacts import home
@@ -96,6 +96,7 @@ class Database:
 
         Raises:
             ConflictError: there is such a row already, or a row that is named is gone.
+            ConfigError: a value that PostgreSQL does not take: too long, or with null characters.
             StoreError: the database cannot be reached, is locked for too long, or is full.
         """
         with (
@@ -141,6 +142,8 @@ def renamed(where: str) -> Iterator[None]:
             "There is such a thing already, or what it belongs to is gone.",
             advice="Look again, and try with what is there now.",
         ) from error
+    except DataError as error:  # PostgreSQL: null characters, longer than the column
+        raise ConfigError("A value is longer than can be kept, or has null characters.") from error
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else "no answer"
         raise StoreError(

@@ -16,6 +16,7 @@ from codetune.accounts.passwords import LONGEST, matches
 from codetune.accounts.users import get_user, set_password
 from codetune.api.auth import actor_of, origin_of
 from codetune.api.permissions import Access
+from codetune.api.routes import REFUSALS
 from codetune.errors import BadRequestError, ForbiddenError, LoginError
 from codetune.registry.access import SCOPES, Actor, public
 from codetune.store.tokens import Token
@@ -38,6 +39,11 @@ class Registration(BaseModel):
 
     username: str = Field(max_length=64)
     password: str = Field(max_length=LONGEST)
+
+
+_SCHEMA = {"schema": Registration.model_json_schema()}
+_KINDS = ("application/json", "application/x-www-form-urlencoded")
+_REGISTRATION = {"requestBody": {"required": True, "content": dict.fromkeys(_KINDS, _SCHEMA)}}
 
 
 class NewPassword(BaseModel):
@@ -82,11 +88,12 @@ class TokenMade(TokenSeen):
 
 def routes(logins: Logins) -> APIRouter:
     """The routes of everybody's own account."""
-    router = APIRouter(tags=["accounts"])
+    router = APIRouter(tags=["accounts"], responses=REFUSALS)
     database = logins.database
 
-    @router.post("/register/", status_code=201)
+    @router.post("/register/", status_code=201, openapi_extra=_REGISTRATION)
     async def register(request: Request) -> Response:
+        """Make oneself an account, where that is allowed; JSON or a form."""
         if not (logins.options.registration or not request.app.state.login):
             raise ForbiddenError(
                 "Nobody can register here.", advice="Ask an administrator for an account."

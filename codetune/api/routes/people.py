@@ -14,6 +14,7 @@ from codetune.accounts.logins import Logins
 from codetune.accounts.passwords import LONGEST
 from codetune.api.auth import actor_of, origin_of
 from codetune.api.permissions import Access
+from codetune.api.routes import REFUSALS
 from codetune.registry.access import may
 from codetune.store.teams import Team
 from codetune.store.users import User
@@ -87,7 +88,7 @@ class Entry(BaseModel):
 
 def routes(logins: Logins) -> APIRouter:
     """The routes of an administrator."""
-    router = APIRouter(prefix="/api/v1", tags=["people"])
+    router = APIRouter(prefix="/api/v1", tags=["people"], responses=REFUSALS)
     database = logins.database
 
     @router.get("/users")

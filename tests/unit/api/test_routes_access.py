@@ -22,6 +22,7 @@ from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
 from codetune.serving.engines.local import LocalEngine
+from codetune.workspace.workspace import Workspace
 from tests.accounts import PASSWORD, People
 from tests.unit.serving.tiny_models import make_base
 
@@ -41,8 +42,14 @@ def completer(base: Path, people: People) -> Iterator[Completer]:
 
 
 @pytest.fixture
-def app(completer: Completer, people: People) -> FastAPI:
-    return create_app(completer, hosts=["codetune.test"], logins=people.logins, login=True)
+def app(completer: Completer, people: People, tmp_path: Path) -> FastAPI:
+    return create_app(
+        completer,
+        hosts=["codetune.test"],
+        logins=people.logins,
+        login=True,
+        workspace=Workspace.of(people.logins.database, tmp_path / "home"),
+    )
 
 
 def call(app: FastAPI, *requests: httpx.Request, client: str = "127.0.0.1") -> list[httpx.Response]:
@@ -203,3 +210,28 @@ def test_what_a_route_does_not_take_is_said_without_repeating_it(
         assert answer.status_code == 422
         assert answer.json()["error"]["param"] == field
         assert "hidden" not in answer.text
+
+
+def test_null_characters_and_long_values_break_nothing(app: FastAPI, people: People) -> None:
+    """PostgreSQL takes neither; SQLite takes both."""
+    root = people.headers("root1")
+    site = "http://codetune.test"
+    asked = [
+        httpx.Request("DELETE", f"{site}/api/v1/tokens/x%00y", headers=root),
+        httpx.Request("PATCH", f"{site}/api/v1/users/x%00y", headers=root, json={}),
+        httpx.Request("PUT", f"{site}/api/v1/teams/%00/members/%00", headers=root),
+        httpx.Request("POST", f"{site}/api/v1/tokens", headers=root, json={"name": "a\0b"}),
+        httpx.Request("POST", f"{site}/api/v1/users", headers=root, json={"name": "a\0b"}),
+        httpx.Request("GET", f"{site}/api/v1/audit?actor=%00", headers=root),
+        httpx.Request("POST", f"{site}/token", data={"username": "a\0b", "password": "x\0"}),
+        httpx.Request("GET", f"{site}/api/v1/me", headers={b"X-API-Key": b"ct_\xff"}),
+    ]
+    for answer in call(app, *asked):
+        assert answer.status_code in (200, 201, 400, 401, 404), (answer.request.url, answer.text)
+
+
+def test_the_openapi_document_names_every_status_of_accounts(app: FastAPI) -> None:
+    paths = app.openapi()["paths"]
+    for path in ("/register/", "/token", "/api/v1/tokens", "/api/v1/users", "/api/v1/audit"):
+        for operation in paths[path].values():
+            assert {"401", "403", "422", "429", "503"} <= set(operation["responses"])
