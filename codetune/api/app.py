@@ -25,6 +25,7 @@ from codetune.serving.log import CompletionLog, MemoryLog
 
 if TYPE_CHECKING:
     from codetune.accounts.logins import Logins
+    from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
     "GET /health": "public",
@@ -40,11 +41,12 @@ def create_app(
     logins: Logins | None = None,
     login: bool = False,
     log: CompletionLog | None = None,
+    workspace: Workspace | None = None,
 ) -> FastAPI:
     """The application that serves `completer`; `hosts` are the names it may be called by.
 
     With `logins` there are accounts; with `login` nobody is served without one. `log` keeps
-    what editors say of completions.
+    what editors say of completions. With a `workspace` there is the management surface.
     """
     app = FastAPI(title="codetune", version=__version__, docs_url=None, redoc_url=None)
     app.state.login = login
@@ -59,6 +61,12 @@ def create_app(
         for part in (accounts, people):
             app.include_router(part.routes(logins))
             tables.append(part.ACCESS)
+    if workspace is not None:
+        from codetune.api.routes import management
+
+        for router, access in management.parts(workspace, front):
+            app.include_router(router)
+            tables.append(access)
 
     @app.get("/health", **described(refusals={}))
     async def health() -> dict[str, object]:

@@ -14,6 +14,7 @@ from codetune.errors import (
     CodetuneError,
     ConfigError,
     ConflictError,
+    DatasetError,
     DeadlineError,
     ForbiddenError,
     LoginError,
@@ -21,8 +22,10 @@ from codetune.errors import (
     ModelError,
     NotFoundError,
     OverloadedError,
+    QuotaError,
     RegistryError,
     ServingError,
+    SourceError,
     StoreError,
     UnservableModelError,
 )
@@ -42,6 +45,9 @@ _STATUSES: tuple[tuple[type[CodetuneError], int, str, str], ...] = (
     (ForbiddenError, 403, "permission_error", "forbidden"),
     (NotFoundError, 404, "invalid_request_error", "not_found"),
     (ConflictError, 409, "invalid_request_error", "conflict"),
+    (QuotaError, 429, "rate_limit_error", "too_many_jobs"),
+    (DatasetError, 422, "invalid_request_error", "invalid_dataset"),
+    (SourceError, 422, "invalid_request_error", "invalid_source"),
     (ConfigError, 400, "invalid_request_error", "invalid_value"),
 )
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -139,7 +145,7 @@ def plain_failure(
 
 
 def _headers(error: BaseException) -> dict[str, str]:
-    if isinstance(error, OverloadedError | LoginLimitError):
+    if isinstance(error, OverloadedError | LoginLimitError | QuotaError):
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, LoginError):
         return {"WWW-Authenticate": "Bearer"}

@@ -19,6 +19,10 @@ from codetune.api.errors import Failure, failure_of, plain_failure, style_of
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 ANY_HOST = "*"
 BODY_LIMIT = 8_000_000  # bytes
+# Files are streamed to the disk, after the gate has seen who sends them.
+UPLOAD_LIMIT = 2_000_000_000
+UPLOADS = ("/api/v1/sources/upload", "/api/v1/datasets/upload", "/documents")
+_OWN = "/api/v1/"  # below it, a path with a slash at its end is the same path
 # What browsers are told about every answer; a page that needs more says so itself.
 _SECURITY = {
     b"x-content-type-options": b"nosniff",
@@ -50,6 +54,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["path"].startswith(_OWN) and scope["path"].endswith("/"):
+            scope["path"] = scope["path"].rstrip("/")
         request_id = f"req-{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
@@ -65,19 +71,20 @@ class Guard:
             await send(message)
 
         try:
-            if refusal := self._refuse(scope):
+            limit = UPLOAD_LIMIT if scope["path"] in UPLOADS else self._limit
+            if refusal := self._refuse(scope, limit):
                 await answer(refusal, scope, tagged)
                 return
-            await self._app(scope, self._limited(receive), tagged)
+            await self._app(scope, self._limited(receive, limit), tagged)
         except BodyTooLargeError:
-            await answer(self._too_large(), scope, tagged)
+            await answer(self._too_large(limit), scope, tagged)
         except Exception as error:
             failure = failure_of(error, request_id)
             if started:
                 raise  # too late for a status; the connection breaks off
             await answer(failure, scope, tagged)
 
-    def _refuse(self, scope: Scope) -> Failure | None:
+    def _refuse(self, scope: Scope, limit: int) -> Failure | None:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if not self._serves(_name_of(host)):
@@ -87,30 +94,28 @@ class Guard:
         if origin.scheme in ("http", "https") and _name_of(origin.netloc) not in own:
             return plain_failure(403, "Web pages may not ask this server.", "origin_not_allowed")
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._limit:
-            return self._too_large()
+        if not length.isdigit() or int(length) > limit:
+            return self._too_large(limit)
         return None
 
     def _serves(self, name: str) -> bool:
         return ANY_HOST in self._hosts or name in self._hosts
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, limit: int) -> Receive:
         read = 0
 
         async def limited() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > self._limit:
+            if read > limit:
                 raise BodyTooLargeError
             return message
 
         return limited
 
-    def _too_large(self) -> Failure:
-        return plain_failure(
-            413, f"A request may have at most {self._limit} bytes.", "body_too_large"
-        )
+    def _too_large(self, limit: int) -> Failure:
+        return plain_failure(413, f"A request may have at most {limit} bytes.", "body_too_large")
 
 
 async def answer(failure: Failure, scope: Scope, send: Send) -> None:

@@ -126,6 +126,7 @@ def serve(
     from codetune.api.server import Server, is_loopback, listen
     from codetune.artifacts import home
     from codetune.interrupt import exit_status, unhurried
+    from codetune.jobs.config import job_options
     from codetune.jobs.supervisor import WorkerProcess
     from codetune.project import load_project
     from codetune.registry.access import LOCAL
@@ -133,6 +134,7 @@ def serve(
     from codetune.serving.local import local_completer
     from codetune.serving.log import StoredLog
     from codetune.store.database import Database
+    from codetune.workspace.workspace import Workspace
 
     values: dict[str, Any] = {
         "base": base,
@@ -161,6 +163,7 @@ def serve(
                     logins=logins,
                     login=login,
                     log=StoredLog(opened, keep_texts=options.keep_texts),
+                    workspace=Workspace.of(opened, home(), job_options(home())),
                 )
                 hello = partial(_say_hello, f"http://{shown}:{port}", completer, login)
                 with nullcontext() if slots == 0 else WorkerProcess(opened, home(), slots):

@@ -38,18 +38,32 @@ def checked(
     """
     base = _base(actor, config.base, registry, owners)
     settled = config.model_copy(update={"base": base})
+    source = settled_source(actor, source, options.roots, folder)
     if actor.is_local:
         where = str(folder.resolve()) if folder is not None else None
-        return Work(kind, _local(source, folder), _values(settled), where)
+        return Work(kind, source, _values(settled), where)
     name = saved_as(actor, config.name or label_of(source))
     settled = settled.model_copy(update={"name": name})
     _check_paths(settled, options)
+    return Work(kind, source, _values(settled))
+
+
+def settled_source(
+    actor: Actor, source: str, roots: Iterable[str], folder: Path | None = None
+) -> str:
+    """The address or the real path that `source` stands for, if the actor may have it read.
+
+    Raises:
+        UnsafeSourceError, SourceError: it is a path of the server that is below none of `roots`,
+            or an address that git must not be given.
+    """
+    if actor.is_local:
+        return _local(source, folder)
     if not looks_remote(source) or source.lower().startswith("file:"):
         plain = parse_address(source).path if source.lower().startswith("file:") else source
-        source = str(_below(plain, options.roots, "source"))
-    else:
-        parse_address(source)
-    return Work(kind, source, _values(settled))
+        return str(_below(plain, roots, "source"))
+    parse_address(source)
+    return source
 
 
 def label_of(source: str) -> str:

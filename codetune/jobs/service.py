@@ -64,6 +64,7 @@ class Jobs:
         *,
         priority: int = 0,
         folder: Path | None = None,
+        granted: Sequence[str] = (),
     ) -> Job:
         """Put a job into the queue.
 
@@ -71,6 +72,7 @@ class Jobs:
             kind: one of `work.KINDS`.
             source: an address; or a path, which is looked for in `folder`.
             priority: higher comes first; above 0 only for who manages the server.
+            granted: paths of the server that the caller has found to be the actor's to read.
 
         Raises:
             ForbiddenError, NotFoundError: the actor may not do this, or not with that base.
@@ -86,7 +88,7 @@ class Jobs:
             kind,
             source,
             config,
-            self.options,
+            self.options.model_copy(update={"roots": (*self.options.roots, *granted)}),
             registry=Registry(self.home),
             owners=Owners(self._database),
             folder=folder,

@@ -1,0 +1,67 @@
+"""Models that may be asked: bases, one's own, and shared ones."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from codetune.api.dialects.front import Front, not_listed
+from codetune.api.permissions import Access
+from codetune.api.routes.shapes import Listing, Part, listing, refusals
+from codetune.serving.catalog import Listed
+from codetune.workspace.pages import slice_of
+
+ACCESS: Access = {
+    "GET /api/v1/models": "use",
+    "GET /api/v1/models/{name:path}": "use",
+}
+
+
+class ModelSeen(BaseModel):
+    """A name that completions may be asked of."""
+
+    id: str
+    root: str = Field(description="The version that a short name stands for.")
+    kind: str = Field(description="base, adapter or full.")
+    parent: str | None = Field(description="The base that it was tuned from.")
+    created: datetime
+
+
+def routes(front: Front) -> APIRouter:
+    """The routes of /api/v1/models."""
+    router = APIRouter(prefix="/api/v1/models", tags=["models"])
+
+    @router.get("", responses=refusals())
+    async def list_models(
+        request: Request,
+        part: Part,
+        kind: Annotated[str | None, Query(max_length=16, description="Only these.")] = None,
+    ) -> Listing[ModelSeen]:
+        """The models that you may ask."""
+        found = [e for e in await front.listed(request) if kind is None or e.kind == kind]
+        page = slice_of(found, part)
+        return Listing(**listing(page, [_seen(entry) for entry in page.items]))
+
+    @router.get("/{name:path}", responses=refusals())
+    async def get_model(request: Request, name: str) -> ModelSeen:
+        """One of them."""
+        entries = await front.listed(request)
+        for entry in entries:
+            if entry.id == name:
+                return _seen(entry)
+        raise not_listed(name, entries)
+
+    return router
+
+
+def _seen(entry: Listed) -> ModelSeen:
+    return ModelSeen(
+        id=entry.id,
+        root=entry.root,
+        kind=entry.kind,
+        parent=entry.parent,
+        created=datetime.fromtimestamp(entry.created, UTC),
+    )

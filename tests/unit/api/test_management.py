@@ -1,0 +1,171 @@
+"""Sources and tunings over HTTP: what is created, listed, refused, and seen by whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.api.management import Office, archive, repository
+
+
+def test_sources_are_named_listed_and_forgotten(team: Office, tmp_path: Path) -> None:
+    url = {"location": "https://git.example.com/team/shop.git"}
+    made = team("ada", "POST /api/v1/sources/", 201, json=url).json()
+    assert (made["kind"], made["name"]) == ("git", "shop")
+    again = team("ada", "POST /api/v1/sources", 201, json=url).json()
+    assert again["id"] == made["id"]
+    sent = team(
+        "ada", "POST /api/v1/sources/upload", 201, files={"file": ("../../shop.zip", archive())}
+    ).json()
+    assert (sent["kind"], sent["location"], sent["name"]) == ("upload", None, "shop")
+    assert (tmp_path / "home/uploads" / sent["id"] / "shop.zip").read_bytes() == archive()
+    listed = team("ada", "GET /api/v1/sources/?limit=1&offset=1", 200).json()
+    assert (listed["total"], [row["id"] for row in listed["items"]]) == (2, [made["id"]])
+    kinds = team("ada", "GET /api/v1/sources?kind=upload", 200).json()
+    assert [row["id"] for row in kinds["items"]] == [sent["id"]]
+    for other in ("bob", "eve", "vic"):
+        assert team(other, "GET /api/v1/sources", 200).json()["total"] == 0
+        team(other, f"GET /api/v1/sources/{sent['id']}", 404)
+    team("eve", f"DELETE /api/v1/sources/{sent['id']}", 404)
+    team("ada", f"DELETE /api/v1/sources/{sent['id']}", 204)
+    assert not (tmp_path / "home/uploads" / sent["id"]).exists()
+    team("ada", f"GET /api/v1/sources/{sent['id']}", 404)
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("/etc", "paths of the server"),
+        ("file:///etc", "paths of the server"),
+        ("../..", "paths of the server"),
+        ("ext::sh -c id", "run a program"),
+        ("https://ada:secret@git.example.com/a/b", "password"),
+        ("https://ghp_token@git.example.com/a/b", "password"),
+        ("-oProxyCommand=id", "paths of the server"),
+    ],
+)
+def test_sources_that_are_not_the_users_to_read(team: Office, location: str, said: str) -> None:
+    answer = team("ada", "POST /api/v1/sources", json={"location": location})
+    assert answer.status_code in (400, 422), answer.text
+    assert said in answer.json()["error"]["message"]
+    assert "secret" not in answer.text and "ghp_" not in answer.text
+    assert team("ada", "GET /api/v1/sources", 200).json()["total"] == 0
+
+
+def test_paths_are_for_ones_own_machine_and_below_allowed_folders(
+    team: Office, alone: Office, tmp_path: Path
+) -> None:
+    allowed = repository(tmp_path / "allowed/shop")
+    (tmp_path / "allowed/link").symlink_to("/etc")
+    team("ada", "POST /api/v1/sources", 201, json={"location": str(allowed)})
+    team("ada", "POST /api/v1/sources", 422, json={"location": str(tmp_path / "allowed/link")})
+    other = repository(tmp_path / "elsewhere")
+    for name in ("ada", "root1"):
+        team(name, "POST /api/v1/sources", 422, json={"location": str(other)})
+    made = alone(None, "POST /api/v1/sources", 201, json={"location": str(other)}).json()
+    assert (made["kind"], made["location"]) == ("git", str(other))
+    alone(None, "POST /api/v1/sources", 422, json={"location": str(other / "nothing")})
+
+
+def test_a_tuning_is_queued_followed_cancelled_and_tried_again(team: Office) -> None:
+    source = team(
+        "ada", "POST /api/v1/sources/upload", 201, files={"file": ("shop.zip", archive())}
+    ).json()
+    order = {"source_id": source["id"], "config": {"training": {"max_steps": 2}}}
+    made = team("ada", "POST /api/v1/tuning/", 202, json=order).json()
+    assert (made["state"], made["kind"], made["owner"]) == ("queued", "tune", "ada")
+    assert made["source"] == f"uploads/{source['id']}/shop.zip"
+    assert made["config"] == {"training": {"max_steps": 2}, "name": "ada/shop", "base": "nano"}
+    path = f"/api/v1/tuning/{made['id']}"
+    assert team("ada", f"GET {path}", 200).json() == made
+    assert team("ada", f"GET {path}/progress", 200).json()["state"] == "queued"
+    team("ada", f"DELETE /api/v1/sources/{source['id']}", 409)
+    for other in ("bob", "eve"):
+        for route in (f"GET {path}", f"GET {path}/progress", f"GET {path}/events"):
+            team(other, route, 404)
+        for verb in ("cancel", "retry"):
+            team(other, f"POST {path}/{verb}", 404)
+        assert team(other, "GET /api/v1/tuning", 200).json()["total"] == 0
+        team(other, "POST /api/v1/tuning", 404, json=order)
+    assert team("root1", f"GET {path}", 200).json()["owner"] == "ada"
+    team("ada", f"POST {path}/retry", 409)
+    assert team("ada", f"POST {path}/cancel", 202).json()["state"] == "cancelled"
+    events = team("ada", f"GET {path}/events", 200)
+    assert events.headers["content-type"].startswith("text/event-stream")
+    lines = events.text.split("\n\n")
+    assert [line.split("\n")[1] for line in lines[:2]] == ["event: state"] * 2
+    first = lines[0].split("\n")[0].removeprefix("id: ")
+    rest = team("ada", f"GET {path}/events", 200, headers={"Last-Event-ID": first}).text
+    assert rest == lines[1] + "\n\n"
+    team("ada", f"GET {path}/events", 400, headers={"Last-Event-ID": "x"})
+    assert team("ada", f"POST {path}/retry", 202).json()["state"] == "queued"
+    assert team("ada", "GET /api/v1/tuning?state=queued", 200).json()["total"] == 1
+    assert team("ada", "GET /api/v1/tuning?state=failed", 200).json()["total"] == 0
+
+
+def test_options_and_fields_that_do_not_exist_are_refused(team: Office) -> None:
+    url = "https://git.example.com/team/shop"
+    for body, status, said in (
+        ({"source": url, "config": {"trainin": {}}}, 400, "trainin"),
+        ({"source": url, "config": {"training": {"epochs": -1}}}, 400, "training.epochs"),
+        ({"source": url, "sauce": 1}, 422, "sauce"),
+        ({}, 400, "source_id"),
+        ({"source": url, "source_id": "src_x"}, 400, "source_id"),
+        ({"source_id": "src_x"}, 404, "src_x"),
+        ({"source": url, "datasets": [{"id": "dst_x"}]}, 404, "dst_x"),
+        ({"source": url, "priority": 5}, 403, "role"),
+    ):
+        answer = team("ada", "POST /api/v1/tuning", status, json=body)
+        assert said in answer.json()["error"]["message"], answer.text
+    assert team("ada", "GET /api/v1/tuning", 200).json()["total"] == 0
+
+
+def test_a_request_sent_twice_under_one_key_is_done_once(team: Office) -> None:
+    body = {"source": "https://git.example.com/team/shop"}
+    key = {"Idempotency-Key": "k1"}
+    first = team("ada", "POST /api/v1/tuning", 202, json=body, headers=key)
+    second = team("ada", "POST /api/v1/tuning", 202, json=body, headers=key)
+    assert second.json() == first.json()
+    assert second.headers["idempotency-replayed"] == "true"
+    team("ada", "POST /api/v1/tuning", 409, json=body | {"priority": -1}, headers=key)
+    team("bob", "POST /api/v1/tuning", 202, json=body, headers=key)
+    bad = {"Idempotency-Key": "k2"}
+    team("ada", "POST /api/v1/tuning", 404, json={"source_id": "src_x"}, headers=bad)
+    team("ada", "POST /api/v1/tuning", 202, json=body, headers=bad)
+    assert team("ada", "GET /api/v1/tuning", 200).json()["total"] == 2
+
+
+def test_the_document_names_every_route_and_status(team: Office) -> None:
+    document = team("ada", "GET /openapi.json", 200).json()
+    for path, methods in document["paths"].items():
+        if path.startswith("/api/v1/tuning") or path.startswith("/api/v1/sources"):
+            for operation in methods.values():
+                assert {"401", "403", "404"} <= set(operation["responses"])
+
+
+def test_a_completion_as_the_completion_server_documents_it(alone: Office) -> None:
+    body = {
+        "file_path": "a.py",
+        "prior_context": "def add(a, b):\n    return ",
+        "proceeding_context": "\n",
+        "max_decode_length": 4,
+    }
+    answer = alone(None, "POST /generate", 200, json=body).json()
+    assert set(answer) == {"generated_text", "score"} and answer["score"] <= 0
+    del body["file_path"], body["proceeding_context"]
+    assert alone(None, "POST /generate", 200, json=body).json()["score"] <= 0
+
+
+def test_a_project_is_tuned_on(alone: Office, tmp_path: Path) -> None:
+    body = {"project_dict": {"shop/a.py": "A = 1\n"}, "documents": ["All about A."]}
+    made = alone(None, "POST /finetune/project", 202, json=body).json()
+    folder = tmp_path / "home/uploads" / made["source_id"]
+    assert (folder / "shop/a.py").read_text() == "A = 1\n"
+    assert (folder / "documents/0001.md").read_text() == "All about A."
+    assert alone(None, f"GET {made['status_endpoint']}", 200).json()["state"] == "queued"
+    for path in ("../x.py", "/etc/x.py", "a/../../x.py", ""):
+        alone(None, "POST /finetune/project", 400, json={"project_dict": {path: "x"}})
+    alone(None, "POST /finetune/project", 400, json={})
+    alone(None, "POST /finetune/project", 400, json={"libraries": ["numpy"]})
+    assert len(list((tmp_path / "home/uploads").iterdir())) == 1
