@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +12,8 @@ import ollama
 import pytest
 from openai import OpenAI
 
-from tests.clients.conftest import Running
+from tests.clients.conftest import Running, serving
+from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, register
 
 GREEDY = {"temperature": 0, "num_predict": 12}
 FIM = {"prompt": "def add(a, b):\n    ", "suffix": "\n\nprint(add(1, 2))\n"}
@@ -155,3 +158,20 @@ def test_streams_are_ndjson_and_on_by_default(server: Running) -> None:
         assert whole.json()["done"] is True
         # Continue sends the model as `name`.
         assert http.post("/api/show", json={"name": "shop"}).status_code == 200
+
+
+def test_a_model_that_cannot_be_served_does_not_hide_the_others(tmp_path: Path) -> None:
+    """Its base is another one now: it is listed without details, and says why when asked."""
+    base = base_of(make_base(tmp_path / "tiny"))
+    register(tmp_path / "home", "old", base, make_adapter(base, tmp_path / "adapter"))
+    shutil.rmtree(tmp_path / "tiny")
+    make_base(tmp_path / "tiny", seed=5)
+    with (
+        serving(tmp_path / "home", base_of(tmp_path / "tiny")) as running,
+        ollama.Client(host=running.url) as ask,
+    ):
+        listed = {model.model: model.size for model in ask.list().models}
+        assert listed["old:1"] == 0
+        assert (listed["tiny:latest"] or 0) > 0
+        with pytest.raises(ollama.ResponseError, match="tuned on another"):
+            ask.generate("old", "x")

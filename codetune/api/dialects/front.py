@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +12,13 @@ from fastapi.concurrency import run_in_threadpool
 
 from codetune.api.auth import actor_of
 from codetune.api.dialects.answering import Run
-from codetune.errors import BadRequestError, RegistryError, nearest
+from codetune.errors import (
+    BadRequestError,
+    ModelError,
+    RegistryError,
+    UnservableModelError,
+    nearest,
+)
 from codetune.registry.access import Actor
 from codetune.serving.catalog import Listed, label_of
 from codetune.serving.complete import Completer, Voice
@@ -19,6 +26,7 @@ from codetune.serving.engine import Servable
 from codetune.serving.log import CompletionLog
 from codetune.serving.query import Query
 
+_log = logging.getLogger("codetune.api")
 _MOST_NAMES = 1000  # that one asker gives to models
 
 
@@ -49,6 +57,15 @@ class Front:
     async def listed(self, request: Request) -> list[Listed]:
         """The models that the asker may use."""
         return await run_in_threadpool(self._listed, actor_of(request))
+
+    async def pairs(self, request: Request) -> list[tuple[Listed, Servable | None]]:
+        """The models that the asker may use; None beside one that cannot be served just now."""
+        asker = actor_of(request)
+
+        def find() -> list[tuple[Listed, Servable | None]]:
+            return [(entry, self._servable(asker, entry.id)) for entry in self._listed(asker)]
+
+        return await run_in_threadpool(find)
 
     async def resolve(self, request: Request, name: str | None) -> Servable:
         """The model called `name`, or the asker's default.
@@ -99,6 +116,13 @@ class Front:
         if isinstance(given, str):  # asked for each time: it may not be shared any more
             given = self.completer.catalog.resolve_model(asker, given)
         return replace(given, id=name)
+
+    def _servable(self, asker: Actor, name: str) -> Servable | None:
+        try:
+            return self._resolve(asker, name)
+        except (RegistryError, ModelError, UnservableModelError) as error:
+            _log.warning("'%s' is listed, but cannot be served: %s", name, error)
+            return None
 
     def _listed(self, asker: Actor) -> list[Listed]:
         with self._lock:

@@ -57,7 +57,10 @@ class Adapters:
         if body.model:
             return body.model, []
         with self._lock:
-            return self._chosen.get(actor_of(request).id), []
+            name = self._chosen.get(actor_of(request).id)
+        if name is not None and name not in await self._names(request):
+            name = None  # deleted, or not shared any more
+        return name, []
 
     async def _one(self, request: Request, adapters: Sequence[Lora]) -> str | None:
         wanted = [adapter.id for adapter in adapters if adapter.scale > 0]

@@ -72,23 +72,20 @@ def routes(front: Front) -> APIRouter:
     @router.get("/api/tags", **described(refusals=LOOKING))
     async def tags(request: Request) -> dict[str, Any]:
         """The models that may be asked for."""
-        models = []
-        for entry in await front.listed(request):
-            model = await front.resolve(request, entry.id)
-            models.append(await run_in_threadpool(as_listed, entry, model))
-        return {"models": models}
+        pairs = await front.pairs(request)
+        return {"models": await run_in_threadpool(lambda: [as_listed(*pair) for pair in pairs])}
 
     @router.get("/api/ps", **described(refusals=LOOKING))
     async def ps(request: Request) -> dict[str, Any]:
         """The models that were asked last and are still in memory."""
-        models = []
         loaded = front.completer.engine.loaded()
-        for entry in await front.listed(request):
-            model = await front.resolve(request, entry.id)
-            if entry.id == entry.root and str(model.folder) in loaded:
-                listed = await run_in_threadpool(as_listed, entry, model)
-                models.append({**listed, "expires_at": _FOREVER, "size_vram": 0})
-        return {"models": models}
+        return {
+            "models": [
+                {**as_listed(entry, model), "expires_at": _FOREVER, "size_vram": 0}
+                for entry, model in await front.pairs(request)
+                if entry.id == entry.root and model is not None and str(model.folder) in loaded
+            ]
+        }
 
     @router.post("/api/show", **described(ShowRequest, refusals=LOOKING))
     async def show(request: Request) -> dict[str, Any]:

@@ -23,17 +23,18 @@ def tag_of(name: str) -> str:
     return name.removesuffix(_LATEST)
 
 
-def as_listed(entry: Listed, model: Servable) -> dict[str, Any]:
-    """An entry of /api/tags."""
+def as_listed(entry: Listed, model: Servable | None) -> dict[str, Any]:
+    """An entry of /api/tags; without details where the model cannot be served."""
     name = entry.id if ":" in entry.id else entry.id + _LATEST
-    digest = hashlib.sha256(f"{model.base.digest} {entry.root} {entry.created}".encode())
+    base = model.base.digest if model else ""
+    digest = hashlib.sha256(f"{base} {entry.root} {entry.created}".encode())
     return {
         "name": name,
         "model": name,
         "modified_at": _instant(entry.created),
-        "size": _sizes(_weights(model))[0] + (_adapter_bytes(model)),
+        "size": _sizes(_weights(model))[0] + _adapter_bytes(model) if model else 0,
         "digest": digest.hexdigest(),  # names this version; Ollama's is that of a manifest
-        "details": _details(model),
+        "details": _details(model) if model else {"format": "", "family": "", "families": []},
     }
 
 
