@@ -130,7 +130,7 @@ def _llama(folder: Path, threads: int) -> Iterator[Peer]:
 
 @contextmanager
 def _transformers(folder: Path, dtype: str, batching: bool) -> Iterator[Peer | None]:
-    """None where it does not answer within a minute."""
+    """None where it does not answer within four minutes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
@@ -139,7 +139,7 @@ def _transformers(folder: Path, dtype: str, batching: bool) -> Iterator[Peer | N
     peer = Peer(port, str(folder))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     with _process(command, stderr=subprocess.DEVNULL, env=environment) as process:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         answers = False
         while not answers and process.poll() is None and time.monotonic() < until:
             try:
