@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from codetune.accounts import tokens, users
+from codetune.accounts.config import AccountOptions
+from codetune.accounts.logins import Logins
 from codetune.api.app import create_app
 from codetune.api.permissions import Permissions
 from codetune.registry.access import ROLES, SCOPES
@@ -235,3 +238,35 @@ def test_the_openapi_document_names_every_status_of_accounts(app: FastAPI) -> No
     for path in ("/register/", "/token", "/api/v1/tokens", "/api/v1/users", "/api/v1/audit"):
         for operation in paths[path].values():
             assert {"401", "403", "422", "429", "503"} <= set(operation["responses"])
+
+
+@pytest.mark.parametrize("as_form", [True, False])
+def test_on_ones_own_machine_anybody_registers_and_logs_in(
+    completer: Completer, people: People, as_form: bool
+) -> None:
+    app = create_app(completer, hosts=["codetune.test"], logins=people.logins)
+    site, account = "http://codetune.test", {"username": "Zoe", "password": PASSWORD}
+    more = {"data": account} if as_form else {"content": json.dumps(account | {"email": "x"})}
+    if not as_form:  # as `curl -d` sends it
+        more["headers"] = {"Content-Type": "application/x-www-form-urlencoded"}
+    made, again, logged = call(
+        app,
+        httpx.Request("POST", f"{site}/register/", **more),
+        httpx.Request("POST", f"{site}/register/", **more),
+        httpx.Request("POST", f"{site}/token", data=account),
+    )
+    assert (made.status_code, made.json()["role"], again.status_code) == (201, "member", 409)
+    bearer = {"Authorization": f"Bearer {logged.json()['access_token']}"}
+    mine, local = call(app, request("GET", "/api/v1/me", bearer), request("GET", "/api/v1/me", {}))
+    assert (mine.json()["name"], local.json()["name"]) == ("zoe", "local")
+
+
+def test_registering_on_a_server_is_switched_on_by_its_operator(
+    completer: Completer, people: People, tmp_path: Path
+) -> None:
+    logins = Logins(people.logins.database, tmp_path, AccountOptions(registration=True))
+    app = create_app(completer, hosts=["codetune.test"], logins=logins, login=True)
+    body = {"username": "zoe", "password": PASSWORD}
+    asked = httpx.Request("POST", "http://codetune.test/register/", json=body)
+    assert call(app, asked)[0].json()["role"] == "member"
+    assert PASSWORD not in call(app, asked)[0].text
