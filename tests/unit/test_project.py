@@ -7,7 +7,7 @@ import pytest
 
 from codetune.cli.init import explain
 from codetune.errors import ConfigError
-from codetune.project import ProjectConfig, load_project
+from codetune.project import PRESETS, ProjectConfig, load_project
 
 
 def write(folder: Path, text: str) -> Path:
@@ -100,6 +100,17 @@ def test_a_preset_stands_below_everything_else(tmp_path: Path) -> None:
 
 def test_the_command_line_offers_every_preset() -> None:
     from codetune.cli.options import PRESETS as OFFERED
-    from codetune.project import PRESETS
 
     assert set(OFFERED) == set(PRESETS)
+
+
+def test_the_page_on_tuning_tells_the_truth() -> None:
+    import yaml
+
+    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
+    blocks = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert blocks[0] == PRESETS["continued-pretraining"]
+    defaults = ProjectConfig().model_dump()
+    for section, values in blocks[1].items():
+        for name, value in values.items():
+            assert defaults[section][name] == value, name
