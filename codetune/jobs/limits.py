@@ -37,7 +37,7 @@ def checked(
         UnsafeSourceError, ConfigError: it reads what only the administrator may.
     """
     base = _base(actor, config.base, registry, owners)
-    settled = config.model_copy(update={"base": base})
+    settled = config if base == config.base else config.model_copy(update={"base": base})
     source = settled_source(actor, source, options.roots, folder)
     if actor.is_local:
         where = str(folder.resolve()) if folder is not None else None

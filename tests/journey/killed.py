@@ -168,16 +168,17 @@ class Disturbed:
         return max(found, default=0)
 
     def _kill(self, server: subprocess.Popen[bytes], victim: str) -> None:
-        (worker,) = [
+        # None while the server loads its base: then it is the last one's worker that is ending.
+        workers = [
             child for child in psutil.Process(server.pid).children() if "worker" in child.cmdline()
         ]
-        if victim in ("server", "both"):
+        if victim != "worker":
             server.send_signal(signal.SIGKILL)
-        if victim in ("worker", "both"):
-            worker.kill()
-        if victim == "worker":
+        if victim != "server":
+            for worker in workers:
+                worker.kill()
             time.sleep(0.5)  # a moment in which the job's process has to end, too
-            server.kill()
+        server.kill()
         server.wait()
 
     def _wait(self, holds: Any) -> None:
