@@ -129,6 +129,7 @@ def test_continual_learning_is_measured(shop: Path, base: str) -> None:
         name="careful",
         dataset__replay_share=0.4,
         training__gradient_checkpointing=True,
+        training__forgetting_limit=0.01,
         evaluation__forgetting_limit=0.5,
     )
     card = work.register()

@@ -36,7 +36,7 @@ class TransformersRunner:
         cache_bytes: int,
     ) -> None:
         self._model: Any = load_model(folder, dtype=dtype, device=device)
-        config = self._model.config
+        config: Any = self._model.config
         self._marks = Marks.of(config) if config.is_encoder_decoder else None
         self._device, self._most_rows, self._cache_bytes = device, rows, cache_bytes
         self._token_bytes = _token_bytes(config.get_text_config(), dtype)
