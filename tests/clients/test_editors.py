@@ -86,7 +86,7 @@ def test_continue_renders_the_prompt_itself(
 
 def test_continue_through_ollama(http: httpx.Client, client: OpenAI) -> None:
     shown = http.post("/api/show", json={"name": "shop"}).json()
-    assert ".Suffix" in shown["template"]
+    assert "if .Suffix" in shown["template"]
     for line in shown["parameters"].split("\n"):  # it reads each line so, and stops at an error
         key, value = line.split(None, 1)
         assert key == "num_ctx" or json.loads(value)
@@ -117,6 +117,8 @@ def test_llama_vscode(http: httpx.Client, client: OpenAI) -> None:
     answer = http.post("/infill", json=body | {"t_max_prompt_ms": 500, "t_max_predict_ms": 2500})
     found = answer.json()
     assert found["timings"]["prompt_n"] + found["timings"]["cache_n"] == found["tokens_evaluated"]
+    bare = http.post("/infill", json=body | {"prompt": ""}).json()
+    assert found["tokens_evaluated"] - bare["tokens_evaluated"] == len(body["prompt"])
     again = http.post("/infill", json=body).json()
     assert again["content"] == found["content"], "samplers with infill are greedy"
     several = http.post("/infill", json=body | {"n_cmpl": 3, "seed": 1}).json()
@@ -198,13 +200,13 @@ def test_the_tabby_agent(http: httpx.Client, client: OpenAI) -> None:
     assert health["model"] == health["chat_model"] == default
     assert http.get("/v1beta/server_setting").json() == {"disable_client_side_telemetry": True}
     segments = {"prefix": P, "suffix": S, "filepath": "src/shop.py"}
-    segments |= {"git_url": "https://user:secret@github.com/team/shop.git", "clipboard": "x"}
+    segments |= {"git_url": "https://user:secret@github.com/team/other.git", "clipboard": "x"}
     body = {"language": "python", "segments": segments, "user": "u", "temperature": 0.0}
     answer = http.post("/v1/completions", json=body).json()
     assert answer.keys() == {"id", "choices"}
     (choice,) = answer["choices"]
     assert choice.keys() == {"index", "text"}
-    named = {"path": "src/shop.py", "repo": "github.com/team/shop"}
+    named = {"path": "src/shop.py", "repo": "github.com/team/other"}
     expected = client.completions.create(
         model=default, prompt=P, suffix=S, max_tokens=128, temperature=0, extra_body=named
     )
