@@ -51,8 +51,8 @@ class Orders:
         self._work = workspace
         self._sources, self._datasets = Sources(workspace), Datasets(workspace)
 
-    def submit(self, actor: Actor, order: Order) -> Job:
-        """Queue a job.
+    def submit(self, actor: Actor, order: Order, *, earlier: Job | None = None) -> Job:
+        """Queue a job; one that names no source reads what `earlier` has read.
 
         Raises:
             BadRequestError: no source is named, or two are.
@@ -60,11 +60,15 @@ class Orders:
             NotFoundError: a source, dataset or base is not the actor's.
             UnsafeSourceError, QuotaError, ConflictError: as `Jobs.submit`.
         """
-        if (order.source_id is None) == (order.source is None):
+        again = earlier is not None and order.source_id is None and order.source is None
+        if not again and (order.source_id is None) == (order.source is None):
             raise BadRequestError(
                 "Say either 'source_id' or 'source': what the job reads.", param="source_id"
             )
-        place, name, granted = order.source or "", order.name, []
+        place, name, granted = order.source or "", order.name, list[str]()
+        if earlier is not None:
+            granted += self._sent(earlier)
+            place = place or str(earlier.parameters["source"])
         if order.source_id is not None:
             row = self._sources.get(actor, order.source_id)
             place = self._sources.place(row)
@@ -99,10 +103,27 @@ class Orders:
         with self._work.database.session() as session:
             return page_of(session, found, window, Job.created.desc(), Job.id.desc())
 
+    def latest(self, actor: Actor, model: str, state: str | None = None) -> Job | None:
+        """The actor's own last tuning of a model of that name."""
+        named = Job.parameters["config"]["name"].as_string() == model
+        found = select(Job).where(Job.owner_id == actor.id, Job.kind == "tune", named)
+        if state is not None:
+            found = found.where(Job.state == state)
+        with self._work.database.session() as session:
+            return session.scalar(found.order_by(Job.created.desc(), Job.id.desc()).limit(1))
+
     def shown(self, jobs: Sequence[Job]) -> Sequence[dict[str, Any]]:
         """Jobs as clients see them: folders of this server's home by what they hold."""
         owners = self._work.jobs.owners(jobs)
         return [_hidden(public(job, owners.get(job.owner_id)), self._work.home) for job in jobs]
+
+    def _sent(self, job: Job) -> Sequence[str]:
+        """What a job read of that which was sent: its owner's, as it was checked then."""
+        mixed = job.parameters.get("config", {}).get("dataset", {}).get("mix") or ()
+        paths = [str(job.parameters["source"]), *(str(one["path"]) for one in mixed)]
+        home = self._work.home.resolve()
+        kept = (home / "uploads", home / "datasets")
+        return [path for path in paths if any(Path(path).is_relative_to(root) for root in kept)]
 
     def _mixed(self, actor: Actor, one: Mixed) -> dict[str, Any]:
         row = self._datasets.get(actor, one.dataset_id)

@@ -167,17 +167,18 @@ def refuse_in_use(session: Session, place: str, what: str) -> None:
         ConflictError
     """
     for job in session.scalars(select(Job).where(Job.state.not_in(ENDED))):
-        if place in _texts(job.parameters):
+        if place in texts_of(job.parameters):
             raise ConflictError(
                 f"The job {job.id} needs the {what}.", advice="Cancel the job, or wait for its end."
             )
 
 
-def _texts(value: Any) -> set[str]:
+def texts_of(value: Any) -> set[str]:
+    """Every text in a JSON value."""
     if isinstance(value, Mapping):
-        return set().union(*(_texts(one) for one in value.values()))
+        return set().union(*(texts_of(one) for one in value.values()))
     if isinstance(value, list | tuple):
-        return set().union(*map(_texts, value))
+        return set().union(*map(texts_of, value))
     return {value} if isinstance(value, str) else set()
 
 

@@ -9,10 +9,10 @@ from starlette.responses import Response
 from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
+from codetune.api.routes.answers import ask
 from codetune.api.routes.shapes import Key, created, refusals
-from codetune.api.stream import while_connected
 from codetune.errors import BadRequestError
-from codetune.serving.query import Fim, Prompt, Query, Text
+from codetune.serving.query import Fim, Prompt, Text
 from codetune.workspace.orders import Order, Orders
 from codetune.workspace.sources import Sources
 from codetune.workspace.workspace import Workspace
@@ -82,22 +82,8 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         prompt: Prompt = Text(body.prior_context)
         if body.proceeding_context is not None:
             prompt = Fim(body.prior_context, body.proceeding_context, body.file_path)
-        query = Query(
-            [prompt],
-            model=body.model,
-            max_tokens=body.max_decode_length,
-            temperature=0.0,
-            logprobs=0,
-        )
-        run = await front.start(request, query)
-        try:
-            (whole,) = await while_connected(request, run.collect())
-        finally:
-            run.cancel()
-        scores = [score.logprob for score in whole.scores]
-        return Generated(
-            generated_text=whole.text, score=sum(scores) / len(scores) if scores else 0.0
-        )
+        answer = await ask(front, request, prompt, body.model, body.max_decode_length)
+        return Generated(generated_text=answer.text, score=answer.score)
 
     @router.post(
         "/finetune/project", status_code=202, response_model=Started, responses=refusals(409, 429)

@@ -8,13 +8,23 @@ from fastapi import APIRouter
 
 from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
-from codetune.api.routes import completion_server, models, sources, tuning
+from codetune.api.routes import (
+    adapter_manager,
+    completion_server,
+    datasets,
+    ingest,
+    models,
+    repository_pipeline,
+    sources,
+    tuning,
+)
 from codetune.workspace.workspace import Workspace
 
 
 def parts(workspace: Workspace, front: Front) -> Iterator[tuple[APIRouter, Access]]:
     """The routers and their tables; paths that say more stand before templates."""
-    for part in (sources, tuning):
+    for part in (sources, ingest, datasets, tuning):
         yield part.routes(workspace), part.ACCESS
     yield models.routes(front), models.ACCESS
-    yield completion_server.routes(workspace, front), completion_server.ACCESS
+    for own in (completion_server, repository_pipeline, adapter_manager):
+        yield own.routes(workspace, front), own.ACCESS
