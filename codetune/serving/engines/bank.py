@@ -170,7 +170,9 @@ class _Arena:
         """See to it that all of `names` lie near the arena's beginning."""
         if len(names) > self._capacity:
             self._grow(len(names))
-        limit = min(self._capacity, 2 * len(names))  # a batch reads all places up to its last
+        # A batch reads all places up to its last: to move one costs as much as some twenty steps
+        # with an idle one.
+        limit = min(self._capacity, len(names) + 1 + len(names) // 4)
         for name in names:
             if self.places.get(name, limit) >= limit:
                 if name in self.places:
