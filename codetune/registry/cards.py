@@ -126,7 +126,7 @@ class Registry:
             RegistryError: the name cannot be used, or the registry cannot be written.
             UnsafeModelError: the run's folder holds more than safetensors and plain text.
         """
-        self._check_name(name)
+        self.check_name(name)
         kind = check_model(run / MODEL)
         scorecard = _scorecard(evaluation)
         card = ModelCard(
@@ -223,6 +223,14 @@ class Registry:
             self.version_folder(ref).rename(gone)
             shutil.rmtree(gone)
 
+    def put(self, card: ModelCard, origin: Mapping[str, str], folder: Path) -> ModelCard:
+        """Keep what a version's `folder` holds as the next version of the card's name."""
+        with locked(self.root):
+            kept = self._put(card, origin, folder / MODEL)
+            if (folder / SEARCH).exists() and not (self.folder(kept) / SEARCH).exists():
+                shutil.copy2(folder / SEARCH, self.folder(kept) / SEARCH)
+            return kept
+
     def _judge(self, card: ModelCard, promoted: bool, reason: str) -> ModelCard:
         """Write another verdict into a card; the caller holds the lock."""
         reasons = [*card.metrics.get("reasons", ()), reason]
@@ -283,7 +291,12 @@ class Registry:
                 continue  # named by `problems`
         return None
 
-    def _check_name(self, name: str) -> None:
+    def check_name(self, name: str) -> None:
+        """Refuse what cannot be a model's name.
+
+        Raises:
+            RegistryError
+        """
         if not _NAME.fullmatch(name):
             raise RegistryError(
                 f"'{name}' cannot be a model's name.",

@@ -15,15 +15,17 @@ from codetune.api.routes import (
     ingest,
     models,
     repository_pipeline,
+    settings,
     sources,
     tuning,
+    user_models,
 )
 from codetune.workspace.workspace import Workspace
 
 
 def parts(workspace: Workspace, front: Front) -> Iterator[tuple[APIRouter, Access]]:
     """The routers and their tables; paths that say more stand before templates."""
-    for part in (sources, ingest, datasets, tuning):
+    for part in (sources, ingest, datasets, tuning, user_models, settings):
         yield part.routes(workspace), part.ACCESS
     yield models.routes(front), models.ACCESS
     for own in (completion_server, repository_pipeline, adapter_manager):

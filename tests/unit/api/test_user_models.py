@@ -1,0 +1,157 @@
+"""User models over HTTP: saved, gone on from, renamed, promoted, shared, deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codetune.accounts.users import actor_of, get_user
+from codetune.registry.access import Actor
+from codetune.registry.cards import Registry
+from codetune.registry.ownership import claim
+from codetune.store.jobs import Job
+from codetune.store.users import LOCAL_USER
+from tests.unit.api.management import Office, archive
+from tests.unit.serving.tiny_models import base_of, make_adapter, register
+
+LIST = "/api/v1/user-models"
+
+
+@pytest.fixture
+def shop(team: Office, small_base: Path, tmp_path: Path) -> str:
+    """The id of ada/shop with two promoted versions, which one finished tuning of hers made."""
+    base = base_of(small_base)
+    for seed in (1, 2):
+        adapter = make_adapter(base, tmp_path / f"made-{seed}", seed=seed)
+        register(team.home, "ada/shop", base, adapter)
+    source = team(
+        "ada", "POST /api/v1/sources/upload", 201, files={"file": ("shop.zip", archive())}
+    ).json()
+    order = {"source_id": source["id"], "config": {"training": {"max_steps": 3}}}
+    job_id = team("ada", "POST /api/v1/tuning", 202, json=order).json()["id"]
+    with team.people.logins.database.write() as session:
+        job = session.get(Job, job_id)
+        assert job is not None
+        job.state, job.result = "succeeded", {"model": "ada/shop:2"}
+    (model,) = team("ada", f"GET {LIST}", 200).json()["items"]
+    return str(model["id"])
+
+
+def names(office: Office, who: str) -> list[str]:
+    return [model["name"] for model in office(who, f"GET {LIST}", 200).json()["items"]]
+
+
+def test_versions_and_who_sees_them(team: Office, shop: str) -> None:
+    model = team("ada", f"GET {LIST}/{shop}", 200).json()
+    assert model["current"] == "ada/shop:2"
+    assert [version["version"] for version in model["versions"]] == [1, 2]
+    assert str(team.home.parent) not in str(model)
+    for other in ("bob", "eve", "vic"):
+        assert names(team, other) == []
+        team(other, f"GET {LIST}/{shop}", 404)
+    for route in (f"POST {LIST}/{shop}/rollback", f"DELETE {LIST}/{shop}"):
+        team("bob", route, 404)
+    team("bob", f"POST {LIST}/{shop}/rename", 404, json={"name": "mine"})
+    team("bob", f"PUT {LIST}/{shop}/sharing", 404, json={"visibility": "everyone"})
+    assert names(team, "root1") == ["ada/shop"]
+
+
+def test_promoted_and_rolled_back(team: Office, shop: str) -> None:
+    back = team("ada", f"POST {LIST}/{shop}/rollback", 200).json()
+    assert back["current"] == "ada/shop:1"
+    team("ada", f"POST {LIST}/{shop}/rollback", 409)
+    on = team("ada", f"POST {LIST}/{shop}/promote", 200, json={"version": 2}).json()
+    assert on["current"] == "ada/shop:2"
+    team("ada", f"POST {LIST}/{shop}/promote", 404, json={"version": 9})
+    team("ada", f"DELETE {LIST}/{shop}/versions/2", 204)
+    team("ada", f"DELETE {LIST}/{shop}/versions/2", 404)
+    assert team("ada", f"GET {LIST}/{shop}", 200).json()["current"] == "ada/shop:1"
+    team("ada", f"DELETE {LIST}/{shop}", 204)
+    team("ada", f"GET {LIST}/{shop}", 404)
+    assert names(team, "ada") == []
+
+
+def test_shared_with_a_team(team: Office, shop: str) -> None:
+    path, team_id = f"PUT {LIST}/{shop}/sharing", team.people.team_id
+    team("ada", path, 404, json={"visibility": "team", "team_id": "team_x"})
+    team("ada", path, 400, json={"visibility": "team"})
+    team("ada", path, 200, json={"visibility": "team", "team_id": team_id})
+    assert (names(team, "bob"), names(team, "vic"), names(team, "eve")) == (
+        ["ada/shop"],
+        ["ada/shop"],
+        [],
+    )
+    team("bob", f"POST {LIST}/{shop}/rename", 403, json={"name": "mine"})
+    team("bob", f"DELETE {LIST}/{shop}", 403)
+    team("bob", path, 403, json={"visibility": "everyone"})
+    team("eve", path, 404, json={"visibility": "everyone"})
+    team("ada", path, 200, json={"visibility": "private"})
+    assert names(team, "bob") == []
+
+
+def test_renamed_with_all_versions(team: Office, shop: str) -> None:
+    with team.people.logins.database.write() as session:
+        claim(session, _actor(team, "ada"), "ada/taken")
+    team("ada", f"POST {LIST}/{shop}/rename", 409, json={"name": "taken"})
+    team("ada", f"POST {LIST}/{shop}/rename", 422, json={"name": "../x"})
+    model = team("ada", f"POST {LIST}/{shop}/rename", 200, json={"name": "till"}).json()
+    assert (model["id"], model["name"], model["current"]) == (shop, "ada/till", "ada/till:2")
+    registry = Registry(team.home)
+    assert [card.id for card in registry.list() if card.kind != "base"] == [
+        "ada/till:1",
+        "ada/till:2",
+    ]
+    assert not registry.problems()
+    listed = team("ada", "GET /api/v1/models?kind=adapter", 200).json()["items"]
+    assert {"ada/till", "ada/till:1"} <= {entry["id"] for entry in listed}
+
+
+def test_saved_under_another_name(team: Office, shop: str) -> None:
+    (job,) = team("ada", "GET /api/v1/tuning", 200).json()["items"]
+    body = {"tuning_id": job["id"], "name": "best", "description": "Of the fair."}
+    saved = team("ada", f"POST {LIST}/", 201, json=body).json()
+    assert (saved["name"], saved["current"]) == ("ada/best", "ada/best:1")
+    assert saved["description"] == "Of the fair."
+    assert team("ada", f"POST {LIST}", 201, json=body).json() == saved
+    team("bob", f"POST {LIST}", 404, json=body)
+    assert names(team, "ada") == ["ada/best", "ada/shop"]
+    assert not Registry(team.home).problems()
+
+
+def test_gone_on_from(team: Office, shop: str) -> None:
+    job = team("ada", f"POST {LIST}/import/{shop}", 202).json()
+    assert job["config"]["base"] == "ada/shop:2"
+    assert job["config"]["training"] == {"max_steps": 3}
+    assert job["source"].endswith("shop.zip") and job["state"] == "queued"
+    body = {"source": "https://git.example.com/a/b", "config": {"training": {"epochs": 1}}}
+    other = team("ada", f"POST {LIST}/import/{shop}", 202, json=body).json()
+    assert other["source"] == body["source"] and other["config"]["training"] == {"epochs": 1}
+    team("eve", f"POST {LIST}/import/{shop}", 404)
+    share = {"visibility": "team", "team_id": team.people.team_id}
+    team("ada", f"PUT {LIST}/{shop}/sharing", 200, json=share)
+    team("bob", f"POST {LIST}/import/{shop}", 409)  # what she tuned on is not his to see
+    mine = team("bob", f"POST {LIST}/import/{shop}", 202, json=body).json()
+    assert (mine["config"]["base"], mine["owner"]) == ("ada/shop:2", "bob")
+
+
+def test_a_model_that_nobody_has_claimed_is_the_machines(
+    team: Office, alone: Office, small_base: Path, tmp_path: Path
+) -> None:
+    base = base_of(small_base)
+    register(team.home, "old", base, make_adapter(base, tmp_path / "made", seed=3))
+    assert (names(team, "ada"), names(team, "root1")) == ([], ["old"])
+    (model,) = alone(None, f"GET {LIST}", 200).json()["items"]
+    assert model["owner_id"] == LOCAL_USER
+    share = alone(None, f"PUT {LIST}/{model['id']}/sharing", 200, json={"visibility": "everyone"})
+    assert share.json()["id"] == model["id"]
+    assert names(team, "eve") == ["old"]
+    acts = team("root1", "GET /api/v1/audit?action=model.share", 200).json()
+    assert [(act["subject"], act["details"]) for act in acts] == [
+        ("old", {"visibility": "everyone", "team": None})
+    ]
+
+
+def _actor(team: Office, name: str) -> Actor:
+    with team.people.logins.database.session() as session:
+        return actor_of(session, get_user(session, name))
