@@ -11,8 +11,8 @@ from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
 from codetune.api.routes.answers import ask, question
+from codetune.api.routes.jobs import ProgressSeen, progress_seen
 from codetune.api.routes.shapes import refusals
-from codetune.api.routes.tuning import ProgressSeen, progress_seen
 from codetune.errors import ConflictError
 from codetune.registry.ownership import saved_as
 from codetune.workspace.documents import KIND, add_documents

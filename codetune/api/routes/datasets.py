@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.permissions import Access
+from codetune.api.routes.jobs import JobSeen, job_seen
 from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
-from codetune.api.routes.tuning import JobSeen, Wanted, job_seen
+from codetune.api.routes.tuning import Wanted
 from codetune.dataset.formats import LayoutName
 from codetune.errors import BadRequestError
 from codetune.store.datasets import Dataset

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.permissions import Access
+from codetune.api.routes.jobs import JobSeen, State, job_seen
 from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
-from codetune.api.routes.tuning import JobSeen, State, Wanted, job_seen
+from codetune.api.routes.tuning import Wanted
 from codetune.workspace.orders import Orders
 from codetune.workspace.workspace import Workspace
 

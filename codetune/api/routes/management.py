@@ -10,9 +10,12 @@ from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
 from codetune.api.routes import (
     adapter_manager,
+    analytics,
     completion_server,
     datasets,
+    evaluations,
     ingest,
+    jobs,
     models,
     repository_pipeline,
     settings,
@@ -25,7 +28,17 @@ from codetune.workspace.workspace import Workspace
 
 def parts(workspace: Workspace, front: Front) -> Iterator[tuple[APIRouter, Access]]:
     """The routers and their tables; paths that say more stand before templates."""
-    for part in (sources, ingest, datasets, tuning, user_models, settings):
+    for part in (
+        sources,
+        jobs,
+        ingest,
+        datasets,
+        tuning,
+        user_models,
+        evaluations,
+        analytics,
+        settings,
+    ):
         yield part.routes(workspace), part.ACCESS
     yield models.routes(front), models.ACCESS
     for own in (completion_server, repository_pipeline, adapter_manager):

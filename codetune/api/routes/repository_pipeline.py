@@ -11,8 +11,8 @@ from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
 from codetune.api.routes.answers import ask, newest_tuned, question
+from codetune.api.routes.jobs import JobSeen, job_seen
 from codetune.api.routes.shapes import Listing, Part, listing, refusals
-from codetune.api.routes.tuning import JobSeen, job_seen
 from codetune.errors import BadRequestError, ConflictError
 from codetune.registry.access import Actor
 from codetune.workspace.orders import Order, Orders

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from codetune.accounts import audit
 from codetune.api.auth import actor_of, origin_of
 from codetune.api.permissions import Access
+from codetune.api.routes.jobs import JobSeen, job_seen
 from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
-from codetune.api.routes.tuning import JobSeen, Wanted, job_seen
+from codetune.api.routes.tuning import Wanted
 from codetune.records import ModelCard
 from codetune.serving.catalog import label_of
 from codetune.workspace.orders import Orders

@@ -76,7 +76,7 @@ def test_a_tuning_is_queued_followed_cancelled_and_tried_again(team: Office) -> 
     made = team("ada", "POST /api/v1/tuning/", 202, json=order).json()
     assert (made["state"], made["kind"], made["owner"]) == ("queued", "tune", "ada")
     assert made["source"] == f"uploads/{source['id']}/shop.zip"
-    assert made["config"] == {"training": {"max_steps": 2}, "name": "ada/shop", "base": "nano"}
+    assert made["config"] == {"training": {"max_steps": 2}, "name": "ada/shop"}
     path = f"/api/v1/tuning/{made['id']}"
     assert team("ada", f"GET {path}", 200).json() == made
     assert team("ada", f"GET {path}/progress", 200).json()["state"] == "queued"
@@ -169,3 +169,23 @@ def test_a_project_is_tuned_on(alone: Office, tmp_path: Path) -> None:
     alone(None, "POST /finetune/project", 400, json={})
     alone(None, "POST /finetune/project", 400, json={"libraries": ["numpy"]})
     assert len(list((tmp_path / "home/uploads").iterdir())) == 1
+
+
+def test_jobs_of_every_kind_are_found_and_cancelled(team: Office) -> None:
+    body = {"source": "https://git.example.com/team/shop"}
+    routes = ("ingest", "datasets/build", "evaluations", "tuning")
+    made = [team("ada", f"POST /api/v1/{route}", 202, json=body).json() for route in routes]
+    assert [job["kind"] for job in made] == ["ingest", "dataset", "evaluate", "tune"]
+    listed = team("ada", "GET /api/v1/jobs?kind=dataset", 200).json()
+    assert [job["id"] for job in listed["items"]] == [made[1]["id"]]
+    team("ada", "GET /api/v1/jobs?kind=export", 422)
+    team("ada", f"GET /api/v1/tuning/{made[0]['id']}", 404)
+    for job in made:
+        team("bob", f"POST /api/v1/jobs/{job['id']}/cancel", 404)
+        team("vic", f"POST /api/v1/jobs/{job['id']}/cancel", 403)
+        done = team("ada", f"POST /api/v1/jobs/{job['id']}/cancel", 202).json()
+        assert done["state"] == "cancelled"
+        assert "cancelled" in team("ada", f"GET /api/v1/jobs/{job['id']}/events", 200).text
+        assert team("ada", f"GET /api/v1/jobs/{job['id']}/log", 200).text == ""
+    assert team("bob", "GET /api/v1/jobs", 200).json()["total"] == 0
+    assert team("root1", "GET /api/v1/jobs?state=cancelled", 200).json()["total"] == 4
