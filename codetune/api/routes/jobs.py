@@ -102,7 +102,11 @@ def follow_routes(router: APIRouter, workspace: Workspace, kinds: Collection[str
         """How far it has come."""
         return progress_seen(job_of(workspace, actor_of(request), job_id, kinds))
 
-    @router.get("/{job_id}/log", response_class=PlainTextResponse, responses=refusals())
+    @router.get(
+        "/{job_id}/log",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, **refusals()},
+    )
     def log(request: Request, job_id: str) -> PlainTextResponse:
         """Everything that it has printed."""
         job_of(workspace, actor_of(request), job_id, kinds)

@@ -189,3 +189,14 @@ def test_jobs_of_every_kind_are_found_and_cancelled(team: Office) -> None:
         assert team("ada", f"GET /api/v1/jobs/{job['id']}/log", 200).text == ""
     assert team("bob", "GET /api/v1/jobs", 200).json()["total"] == 0
     assert team("root1", "GET /api/v1/jobs?state=cancelled", 200).json()["total"] == 4
+
+
+def test_null_characters_are_the_senders_fault(team: Office) -> None:
+    body = {"location": "https://git.example.com/a/b", "name": "a\0b"}
+    assert team("ada", "POST /api/v1/sources", json=body).status_code in (201, 400)
+    for route in (
+        "GET /api/v1/sources/%00",
+        "GET /api/v1/jobs/a%00b",
+        "GET /api/v1/sources?kind=%00",
+    ):
+        assert team("ada", route).status_code in (200, 400, 404)
