@@ -19,6 +19,8 @@ from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
 from codetune.serving.engines.local import LocalEngine
+from codetune.store.database import Database
+from codetune.workspace.workspace import Workspace
 from tests.clients.conftest import Running
 
 EXAMPLES = 8  # for each operation
@@ -33,13 +35,20 @@ CHECKS = (no_500, status_code_conformance, content_type_conformance)
 
 
 @pytest.fixture(scope="module")
-def address(server: Running) -> Iterator[str]:
+def address(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The models of the other tests, with short answers; what is asked here is noise."""
     options = ServingOptions(base=str(server.base.path), max_new_tokens=4)
     engine = LocalEngine(options)
-    app = create_app(Completer(engine, Catalog(Registry(server.home), options.base), options))
+    home = tmp_path_factory.mktemp("schema")
     ready = threading.Event()
-    with listen("127.0.0.1", 0) as listener:
+    with (
+        Database.open(f"sqlite:///{home / 'codetune.db'}") as database,
+        listen("127.0.0.1", 0) as listener,
+    ):
+        app = create_app(
+            Completer(engine, Catalog(Registry(server.home), options.base), options),
+            workspace=Workspace.of(database, home),
+        )
         running = Server(app, engine, ready.set)
         thread = threading.Thread(target=running.run, args=([listener],))
         thread.start()
