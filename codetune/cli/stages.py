@@ -141,7 +141,7 @@ def _run(
     from codetune.pipeline import Journey
     from codetune.project import load_project
 
-    overrides = {"preset": preset, "base": base, "training.method": method}
+    overrides: dict[str, Any] = {"preset": preset, "base": base, "training.method": method}
     overrides |= data_settings(data)
     config = load_project(config_file, overrides, settings)
     with progress_shown(quiet=as_json) as progress:

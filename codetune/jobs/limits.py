@@ -99,6 +99,8 @@ def _check_paths(config: ProjectConfig, options: JobOptions) -> None:
         _below(config.base, options.roots, "base")
     for number, one in enumerate(config.dataset.mix):
         _below(one.path, options.roots, f"dataset.mix.{number}.path")
+    if config.dataset.review is not None:
+        _below(config.dataset.review, options.roots, "dataset.review")
     teacher = config.dataset.instructions.teacher.url
     if teacher is not None and teacher not in options.teachers:
         raise ConfigError(

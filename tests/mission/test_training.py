@@ -62,9 +62,7 @@ def test_model_of_each_family(architecture: str, shop: Path, tmp_path: Path) -> 
     folder = tmp_path / architecture
     folder.mkdir()
     sizes = {"vocab_size": write_tokenizer(folder)}
-    sizes |= {
-        key: 1024 for key in ("max_position_embeddings", "n_positions") if key in settings
-    }
+    sizes |= {key: 1024 for key in ("max_position_embeddings", "n_positions") if key in settings}
     ends = {"eos_token_id": 256, "pad_token_id": 256, "bos_token_id": None}
     config = getattr(transformers, name)(**settings | sizes | ends)
     torch.manual_seed(0)

@@ -175,7 +175,9 @@ def test_prose_is_cut_between_sentences_and_never_inside_a_code_block(place: str
     )
     block = "```python\n" + "\n\n".join(f"value_{n} = {n}" for n in range(12)) + "\n```\n"
     text = f"{sentences}\n\n{block}\n{sentences}\n"
-    rendered = rendering(place, "qwen", 300, fim_rate=0.0)([document("guide.md", text, language="markdown")])
+    rendered = rendering(place, "qwen", 300, fim_rate=0.0)(
+        [document("guide.md", text, language="markdown")]
+    )
     pieces = [rendered.columns["text"][n] for n in of(rendered, "ntp")]
     assert "".join(pieces) == text and len(pieces) > 4
     for before, after in pairwise(pieces):

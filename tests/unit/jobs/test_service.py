@@ -108,6 +108,7 @@ def test_only_who_manages_the_server_can_jump_the_queue(service: Jobs) -> None:
             {"dataset": {"mix": [{"name": "x", "path": "/etc/passwd", "share": 0.1}]}},
             UnsafeSourceError,
         ),
+        (URL, {"dataset": {"review": "/etc/passwd"}}, UnsafeSourceError),
         (
             URL,
             {"dataset": {"instructions": {"teacher": {"url": "http://127.0.0.1:1/"}}}},
