@@ -26,7 +26,7 @@ class JobOptions(Options):
     teachers: tuple[str, ...] = option(
         (),
         description="Addresses of models that users may have their instructions worded by "
-        "(dataset.teacher.url).",
+        "(dataset.instructions.teacher.url).",
     )
     max_crashes: int = option(
         3,
