@@ -85,11 +85,12 @@ class Journey:
 
     def build(self) -> Artifact:
         """Training examples and token stores; held-out code that never enters them."""
+        base = self.base()  # one that does not exist is named before anything is read
         with self._workers as workers:
             return build(
                 self.clean(),
                 self.repository(),
-                self.base().path,
+                base.path,
                 self.config.dataset,
                 self.folder / "datasets",
                 self.progress,
