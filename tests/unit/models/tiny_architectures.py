@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codetune.models.load import BaseModel, resolve_base
+from tests.unit.models.tiny_tokenizer import write_characters
 
 VOCABULARY = 128
 _SIZES = {
@@ -81,7 +82,6 @@ def write_base(folder: Path, architecture: str) -> BaseModel:
     """A random float32 model of two layers, with a tokenizer file."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models
 
     name, settings = ARCHITECTURES[architecture]
     config = getattr(transformers, name)(**settings, **_ENDS)
@@ -97,7 +97,5 @@ def write_base(folder: Path, architecture: str) -> BaseModel:
             if weight.ndim >= 2:
                 weight.normal_(std=0.2)  # features that an adapter can use
     model.save_pretrained(folder)
-    Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0")).save(
-        str(folder / "tokenizer.json")
-    )
+    write_characters(folder)
     return resolve_base(str(folder))

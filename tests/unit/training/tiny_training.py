@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 # One thread: bit-for-bit claims are about one CPU, and the machine runs other tests, too.
@@ -15,14 +14,14 @@ import numpy as np
 from codetune.artifacts import Artifact, run_stage
 from codetune.models.load import BaseModel, resolve_base
 from codetune.models.tokens import TokenWriter
+from tests.unit.models.tiny_tokenizer import CHARACTERS, write_characters
 
-VOCABULARY = 128
+VOCABULARY = CHARACTERS
 
 
 def make_base(folder: Path) -> BaseModel:
     """A random 2-layer Qwen2 whose tokens are the characters of ASCII."""
     import torch
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
@@ -40,11 +39,7 @@ def make_base(folder: Path) -> BaseModel:
         initializer_range=0.2,  # a random base whose features an adapter can use
     )
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    characters = {chr(i): i for i in range(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(characters, unk_token="\x01"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "\x00"}))
+    write_characters(folder)
     return resolve_base(str(folder))
 
 
