@@ -1,5 +1,12 @@
 """Every test may send Ctrl-C to the processes it starts, and may ask for a database."""
 
+import os
+
+# Two test processes on two cores: with two threads each they would wait for each other. Before
+# anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 
 from tests.accounts import cheap_passwords, people
