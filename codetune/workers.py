@@ -117,7 +117,7 @@ class Workers:
             free.put(worker)
 
 
-def processes_for(size: int, small: int = 3_000_000) -> int:
+def processes_for(size: int, small: int = 1_000_000) -> int:
     """How many processes are worth their start for `size` bytes of text."""
     if size < small:
         return 1
