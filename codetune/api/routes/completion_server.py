@@ -56,7 +56,11 @@ class Project(BaseModel):
     documents: list[str] = Field(
         default_factory=list, max_length=10_000, description="Texts beside the code."
     )
-    language: str | None = Field(None, max_length=64, description="Kept with the source.")
+    language: str | None = Field(
+        None,
+        max_length=64,
+        description="Taken, and not needed: each file's language is found by its name.",
+    )
     libraries: list[str] = Field(default_factory=list, description="Not possible yet: leave out.")
     urls: list[str] = Field(
         default_factory=list, max_length=1, description="Instead of files: a git repository."
