@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from codetune.errors import CodetuneError, DeadlineError
 from codetune.serving.engine import Finish, Piece
+from codetune.serving.engines.listening import Events, heard
 
 
 class RemoteGeneration:
@@ -22,25 +23,13 @@ class RemoteGeneration:
         self.started = time.monotonic()
         self.finish: Finish | None = None
         self.error: CodetuneError | None = None
-        self._queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        self._queue: Events = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._pump(pieces, deadline))
         self._task.add_done_callback(lambda _: ended(self))
 
     def __aiter__(self) -> AsyncIterator[Piece]:
-        return self._listen()
-
-    async def _listen(self) -> AsyncIterator[Piece]:
-        try:
-            while True:
-                event = await self._queue.get()
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
-                if event.finish:
-                    return
-        finally:
-            self.cancel()
+        return heard(self._queue, self.cancel)
 
     def cancel(self) -> None:
         """Nobody listens any more: the connection is closed, which frees the place there."""

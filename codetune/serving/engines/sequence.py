@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from codetune.serving.engine import Finish, FinishReason, Job, Piece, TokenScore
+from codetune.serving.engines.listening import Events, heard
 from codetune.serving.engines.sampling import Chosen, Sampler
 from codetune.serving.text import StopScanner, TextStream
 
@@ -32,7 +33,7 @@ class Sequence:
         self.reused = 0  # … of them, not computed for this answer
         self.first: float | None = None  # seconds from submission to the first token
         self._letters: list[Piece | BaseException] = []
-        self._queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        self._queue: Events = asyncio.Queue()
         self._text = TextStream(job.decode)
         self._stops = StopScanner(job.sampling.stops)
         # Nobody sees the text before its end and nothing in it ends it: decode it once, then.
@@ -122,17 +123,8 @@ class Sequence:
         for event in events:
             self._queue.put_nowait(event)
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
-        try:
-            while True:
-                event = await self._queue.get()
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
-                if event.finish:
-                    return
-        finally:
-            self.cancel()
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return heard(self._queue, self.cancel)
 
     def cancel(self) -> None:
         self.cancelled = True
