@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from codetune.api.dialects.answering import Run, Whole
@@ -14,7 +15,7 @@ from codetune.serving.engine import Piece, TokenScore
 DONE = b"data: [DONE]\n\n"
 
 
-class _Shape:
+class _Shape(ABC):
     """What completions and chats have in common: one id and time, usage, errors, the end."""
 
     media_type = EVENTS
@@ -53,14 +54,17 @@ class _Shape:
         chunk = {**self._head(run, self.chunk_kind), "choices": [choice]}
         return event(chunk | ({"usage": None} if self._with_usage else {}))
 
+    @abstractmethod
     def _choice(self, run: Run, index: int, whole: Whole) -> dict[str, Any]:
-        raise NotImplementedError
+        """A whole answer."""
 
+    @abstractmethod
     def _first(self, run: Run, index: int) -> dict[str, Any] | None:
-        raise NotImplementedError
+        """What opens a stream, if anything does."""
 
+    @abstractmethod
     def _choices(self, index: int, piece: Piece) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """What a piece of the stream becomes."""
 
 
 class Completions(_Shape):

@@ -16,7 +16,7 @@ from codetune.accounts.passwords import LONGEST, matches
 from codetune.accounts.users import get_user, set_password
 from codetune.api.auth import actor_of, origin_of
 from codetune.api.permissions import Access
-from codetune.api.routes import REFUSALS
+from codetune.api.routes.shapes import refusals
 from codetune.errors import BadRequestError, ForbiddenError, LoginError
 from codetune.registry.access import SCOPES, Actor, public
 from codetune.store.tokens import Token
@@ -88,7 +88,7 @@ class TokenMade(TokenSeen):
 
 def routes(logins: Logins) -> APIRouter:
     """The routes of everybody's own account."""
-    router = APIRouter(tags=["accounts"], responses=REFUSALS)
+    router = APIRouter(tags=["accounts"], responses=refusals(409, 429))
     database = logins.database
 
     @router.post("/register/", status_code=201, openapi_extra=_REGISTRATION)

@@ -14,7 +14,7 @@ from codetune.accounts.logins import Logins
 from codetune.accounts.passwords import LONGEST
 from codetune.api.auth import actor_of, origin_of
 from codetune.api.permissions import Access
-from codetune.api.routes import REFUSALS
+from codetune.api.routes.shapes import refusals
 from codetune.registry.access import may
 from codetune.store.teams import Team
 from codetune.store.users import User
@@ -88,7 +88,7 @@ class Entry(BaseModel):
 
 def routes(logins: Logins) -> APIRouter:
     """The routes of an administrator."""
-    router = APIRouter(prefix="/api/v1", tags=["people"], responses=REFUSALS)
+    router = APIRouter(prefix="/api/v1", tags=["people"], responses=refusals(409, 429))
     database = logins.database
 
     @router.get("/users")

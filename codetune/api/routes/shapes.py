@@ -42,7 +42,7 @@ _REASONS = {
     409: "It is there already, or something else needs it, or its state does not allow this.",
     413: "The body is too long.",
     422: "A field, an option, a source or a row of a file cannot be used.",
-    429: "As many jobs are waiting as one user may have; Retry-After says for how long.",
+    429: "Too many tries, or as many waiting jobs as one user may have; see Retry-After.",
     500: "The server failed; its log says why, under the request's id.",
     503: "The server is shutting down, or its database does not answer.",
     504: "The answer was not ready in time.",
