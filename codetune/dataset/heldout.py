@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -174,18 +175,30 @@ class _Prompts:
         self._text = document.text
         self._random: Random = seeded(options.seed, "prompts", document.id)
         self._taken: list[tuple[int, int]] = []
+
+    @cached_property
+    def _syntax(self) -> list[Span]:
+        """The scored regions' syntax spans; files that never have their turn are not parsed."""
+        document = self.scored.candidate.document
         spans = fim_spans(
             document.text,
             document.language,
             minimum=_SHORTEST_MIDDLE * 2,
             maximum=_LONGEST_MIDDLE,
-            within=scored.regions,
+            within=self.scored.regions,
         )
-        self._syntax = [span for span in spans if self._inside(span)]
-        breaks = [i for i, letter in enumerate(document.text) if letter == "\n"]
-        lines = np.array([0, *(i + 1 for i in breaks if i + 1 < len(document.text))], np.int64)
-        self._lines = lines
-        self._ours = [i for i, at in enumerate(lines.tolist()) if self._inside(Span("", at, at))]
+        return [span for span in spans if self._inside(span)]
+
+    @cached_property
+    def _lines(self) -> npt.NDArray[np.int64]:
+        breaks = [i for i, letter in enumerate(self._text) if letter == "\n"]
+        return np.array([0, *(i + 1 for i in breaks if i + 1 < len(self._text))], np.int64)
+
+    @cached_property
+    def _ours(self) -> list[int]:
+        """The numbers of the lines that start in a scored region."""
+        places = enumerate(self._lines.tolist())
+        return [i for i, at in places if self._inside(Span("", at, at))]
 
     def _inside(self, span: Span) -> bool:
         return any(a <= span.start and span.end <= b for a, b in self.scored.regions)
