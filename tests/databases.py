@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from codetune.store.database import Database
 _TEMPLATE = "codetune_template"
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server that lives as long as the tests; it has an empty schema of
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server that lives as long as the block; it has an empty schema of
     this version in the database `codetune_template`, which new databases are copied from."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -37,17 +38,30 @@ def postgres() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def new_database(server: str) -> Iterator[str]:
+    """The URL of a new database on a `postgres_server`, empty but for the tables."""
+    name = f"test_{secrets.token_hex(6)}"
+    _say(server, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+    yield _of(server, name)
+    _say(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server for all tests."""
+    with postgres_server() as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a new database, empty but for the tables; the test runs on both kinds."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'codetune.db'}"
         return
-    server: str = request.getfixturevalue("postgres")
-    name = f"test_{secrets.token_hex(6)}"
-    _say(server, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
-    yield _of(server, name)
-    _say(server, f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(request.getfixturevalue("postgres")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -60,16 +60,17 @@ def back_up(database: Database, home: Path, file: Path) -> Backup:
     if file.exists():
         raise ConflictError(f"{file} is there already.", advice="Name another file.")
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    with naming_errors(home), _scratch(home, "backup") as held, database.session() as session:
-        with locked(home / "models"):
-            schema = snapshot(session)
-            for folder in model_folders(home / "models"):
-                link_tree(folder, held / "models" / folder.name)
-            for name in _COPIED:
-                if (home / "models" / name).exists():
-                    shutil.copy2(home / "models" / name, held / name)
-        (held / "database").mkdir()
-        dump(session, held / "database")
+    with naming_errors(home), _scratch(home, "backup") as held:
+        with database.session() as session:
+            with locked(home / "models"):
+                schema = snapshot(session)
+                for folder in model_folders(home / "models"):
+                    link_tree(folder, held / "models" / folder.name)
+                for name in _COPIED:
+                    if (home / "models" / name).exists():
+                        shutil.copy2(home / "models" / name, held / name)
+            (held / "database").mkdir()
+            dump(session, held / "database")
         try:
             made = _write(held, partial, schema)
             if file.exists():

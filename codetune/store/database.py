@@ -24,6 +24,7 @@ from codetune.errors import ConfigError, ConflictError, MissingExtraError, Store
 FILE = "codetune.db"
 VARIABLE = "CODETUNE_DATABASE"
 _BUSY = 30_000  # milliseconds that a writer waits for another one
+_STANDSTILL = 30  # seconds that a transaction on PostgreSQL may stand still
 _WRITES = "codetune_writes"
 
 
@@ -189,6 +190,7 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
+        event.listen(engine, "connect", _prepare_postgres)
         event.listen(engine, "begin", _begin_postgres)
     return engine
 
@@ -222,6 +224,18 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
         connection.info[_WRITES] = writes
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgres(connection: Any, _: object) -> None:
+    """Who falls asleep in a transaction (a suspended machine, a cut line) loses it, and its locks:
+    without this nobody could claim a job or take one over until they wake up. An administrator's
+    own setting goes before ours."""
+    name = "idle_in_transaction_session_timeout"
+    connection.execute(
+        f"SELECT set_config('{name}', '{_STANDSTILL}s', false) "
+        f"WHERE current_setting('{name}') = '0'"
+    )
+    connection.commit()
 
 
 def _begin_postgres(connection: Connection) -> None:

@@ -1,6 +1,6 @@
-"""A tuning job whose server is killed at random moments, and what it has made in the end.
+"""A tuning job whose server and workers are killed at random moments, and what comes of it.
 
-python -m tests.journey.killed --moments 10 --seed 0 [--database postgresql://…] FOLDER
+python -m tests.journey.killed --moments 10 --seed 0 --database postgres --layout beside FOLDER
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import argparse
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,40 @@ from codetune.jobs.worker import Worker
 from codetune.project import ProjectConfig
 from codetune.registry.access import LOCAL
 from codetune.store.database import Database
+from codetune.store.jobs import Job
+from tests.databases import new_database, postgres_server
 from tests.journey.team import write_module
 from tests.unit.serving.tiny_models import make_base
 
 STEPS = 24
-# Whose death it is: the server's alone, its worker's alone, or everything's but the job's own
-# process, which ends with its worker.
-VICTIMS = ("server", "worker", "both")
+# Whose death it is. With the worker beside the server: the server's alone, its worker's, both at
+# once, or that of the process that does the job. With the worker on another machine: the
+# server's, the worker's, or the worker sleeps for longer than its lease, as a machine that is
+# suspended does, and wakes up when another has its job.
+VICTIMS = {
+    "beside": ("server", "worker", "both", "job"),
+    "elsewhere": ("server", "worker", "frozen"),
+}
+LEASE = 3  # seconds: so long does a worker on another machine count as alive
 PATIENCE = 240.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums depend on their number in the last bits
 # What differs between two runs of the same work: times, memory, places.
 _PASSING = {"seconds", "tokens_per_second", "peak_memory_bytes", "resumed_from", "report"}
+# `codetune worker` as another machine's: another kernel's id, and so only a lease says that it
+# lives. The home is the same, as on a shared disk.
+_ELSEWHERE = """
+import sys
+from pathlib import Path
+from codetune.jobs import presence
+presence._BOOT_ID = Path(sys.argv.pop(1))
+from codetune.cli.main import main
+main()
+"""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Kill `victim` so many seconds after a line of the log, or a step of the training."""
+    """Kill `victim` so many seconds after a stage has begun, or a step of the training."""
 
     order: int
     stage: str | None
@@ -50,32 +68,43 @@ class Moment:
     delay: float
     victim: str
 
+    def __str__(self) -> str:
+        where = self.stage or f"step {self.step}"
+        return f"{self.victim:<6} {self.delay:.2f} s after {where}"
 
-def moments(count: int, seed: int) -> list[Moment]:
+
+def moments(count: int, seed: int, layout: str) -> list[Moment]:
     """Random moments of a journey, in their order: within each stage, between any two steps."""
     chance = random.Random(seed)
     places: list[tuple[str | None, int]] = [("collect", 0), ("clean", 0), ("build", 0)]
     places += [("train", 0), *[(None, step) for step in range(1, STEPS)], ("evaluate", 0)]
     chosen = sorted(chance.sample(range(len(places)), count))
     return [
-        Moment(order, *places[order], chance.random() * 0.4, chance.choice(VICTIMS))
+        Moment(order, *places[order], chance.random() * 0.4, chance.choice(VICTIMS[layout]))
         for order in chosen
     ]
 
 
 @dataclass
-class Disturbed:
-    """One home with one job, and the server that dies."""
+class Run:
+    """One home with one job."""
 
     home: Path
     base: Path
     database: Database
     job: str = ""
-    killed: list[Moment] = field(default_factory=list)
 
     @property
     def jobs(self) -> Jobs:
         return Jobs(self.database, JobOptions(), self.home)
+
+    @property
+    def row(self) -> Job:
+        return self.jobs.get(LOCAL, self.job)
+
+    @property
+    def log(self) -> Path:
+        return self.home / "jobs" / self.job / "log"
 
     def submit(self, source: Path) -> None:
         config = ProjectConfig.model_validate(
@@ -94,68 +123,18 @@ class Disturbed:
         )
         self.job = self.jobs.submit(LOCAL, "tune", str(source), config).id
 
-    def serve(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "codetune", "serve", "--port", "0"]
-        with (self.home.parent / f"{self.home.name}.served").open("ab") as out:
-            return subprocess.Popen(
-                [*command, "--base", str(self.base)],
-                stdout=out,
-                stderr=out,
-                env={
-                    **os.environ,
-                    "CODETUNE_HOME": str(self.home),
-                    "CODETUNE_DATABASE": self.database.secret_url,
-                    **ONE_THREAD,
-                },
-            )
-
-    def go_through(self, all_moments: list[Moment]) -> None:
-        """Serve, and be killed at each moment; then serve until the job has ended."""
-        for moment in all_moments:
-            server = self.serve()
-            try:
-                if self._wait_for(moment):
-                    time.sleep(moment.delay)
-                    self._kill(server, moment.victim)
-                    self.killed.append(moment)
-            finally:
-                stop(server)
-        server = self.serve()
-        try:
-            self._wait(lambda: self.state not in ("queued", "running"))
-        finally:
-            stop(server)
-
-    @property
-    def state(self) -> str:
-        return self.jobs.get(LOCAL, self.job).state
-
     def result(self) -> dict[str, Any]:
-        job = self.jobs.get(LOCAL, self.job)
-        assert job.state == "succeeded", (job.state, job.error, self.jobs.log(LOCAL, self.job))
-        assert job.result is not None
-        return without(job.result, _PASSING)
+        """The scorecard and all else that the job has told."""
+        row = self.row
+        assert row.state == "succeeded", (row.state, row.error, self.log.read_text())
+        assert row.result is not None
+        return without(row.result, _PASSING)
 
     def weights(self) -> dict[str, bytes]:
-        return {
-            path.name: path.read_bytes() for path in self.home.glob("models/*/model/*.safetensors")
-        }
+        found = self.home.glob("models/*/model/*.safetensors")
+        return {path.name: path.read_bytes() for path in found}
 
-    def _wait_for(self, moment: Moment) -> bool:
-        """False when the job has gone past it, or ended."""
-        log = self.home / "jobs" / self.job / "log"
-        begun = log.stat().st_size if log.exists() else 0
-
-        def there() -> bool:
-            if moment.stage is None:
-                return self._steps() >= moment.step
-            text = log.read_bytes()[begun:].decode() if log.exists() else ""
-            return re.search(rf"\] {moment.stage}\n", text) is not None
-
-        self._wait(lambda: self.state not in ("queued", "running") or there())
-        return self.state == "running"
-
-    def _steps(self) -> int:
+    def steps(self) -> int:
         """The last step that the unfinished run has written down; all of them once it is done."""
         if any(self.home.glob("projects/*/runs/[!.]*/manifest.json")):
             return STEPS
@@ -167,31 +146,145 @@ class Disturbed:
         found = [json.loads(line).get("step", 0) for line in lines if line.endswith("}")]
         return max(found, default=0)
 
-    def _kill(self, server: subprocess.Popen[bytes], victim: str) -> None:
-        # None while the server loads its base: then it is the last one's worker that is ending.
-        workers = [
-            child for child in psutil.Process(server.pid).children() if "worker" in child.cmdline()
-        ]
-        if victim != "worker":
-            server.send_signal(signal.SIGKILL)
-        if victim != "server":
-            for worker in workers:
-                worker.kill()
-            time.sleep(0.5)  # a moment in which the job's process has to end, too
-        server.kill()
-        server.wait()
 
-    def _wait(self, holds: Any) -> None:
+@dataclass
+class Disturbed:
+    """A run whose server and workers are killed."""
+
+    run: Run
+    layout: str
+    killed: list[Moment] = field(default_factory=list)
+    _server: subprocess.Popen[bytes] | None = None
+    _workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _begun: int = 0  # bytes of the log that attempts before this one have written
+
+    def go_through(self, all_moments: list[Moment]) -> None:
+        """Serve, and be killed at each moment; then serve until the job has ended."""
+        options = f"lease: {LEASE}\nbackoff: 0.2\n"
+        (self.run.home / "jobs.yaml").write_text(options)
+        try:
+            for moment in all_moments:
+                self._start()
+                if not self._wait_for(moment):
+                    break
+                time.sleep(moment.delay)
+                self._strike(moment.victim)
+                self.killed.append(moment)
+            self._start()
+            self._wait(lambda: self._state not in ("queued", "running"))
+        finally:
+            for process in (*self._workers, self._server):
+                stop(process)
+
+    @property
+    def _state(self) -> str:
+        return self.run.row.state
+
+    def _start(self) -> None:
+        """What has to run and does not: the server, and with it, or elsewhere, a worker."""
+        if self._server is None or self._server.poll() is not None:
+            beside = ["--jobs", "0"] if self.layout == "elsewhere" else []
+            serve = ["serve", "--port", "0", "--base", str(self.run.base), *beside]
+            self._server = self._spawn("-m", "codetune", *serve)
+        self._workers = [one for one in self._workers if one.poll() is None]
+        if self.layout == "elsewhere" and not self._workers:
+            self._add_worker()
+
+    def _add_worker(self) -> None:
+        machine = self.run.home.parent / f"{self.run.home.name}.machine-{time.monotonic_ns()}"
+        machine.write_text(machine.name)
+        self._workers.append(self._spawn("-c", _ELSEWHERE, str(machine), "worker"))
+
+    def _spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.run.home.parent / f"{self.run.home.name}.said").open("ab") as out:
+            environment = {
+                "CODETUNE_HOME": str(self.run.home),
+                "CODETUNE_DATABASE": self.run.database.secret_url,
+            }
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **environment, **ONE_THREAD},
+            )
+
+    def _wait_for(self, moment: Moment) -> bool:
+        """False when the job has ended before it."""
+
+        def there() -> bool:
+            if moment.stage is None:
+                return self.run.steps() >= moment.step
+            log = self.run.log
+            text = log.read_bytes()[self._begun :].decode() if log.exists() else ""
+            return f"] {moment.stage}\n" in text
+
+        self._wait(lambda: self._state not in ("queued", "running") or there())
+        return self._state in ("queued", "running")
+
+    def _strike(self, victim: str) -> None:
+        assert self._server is not None
+        if victim == "frozen":
+            self._freeze()
+            return
+        beside = _below(self._server.pid, "worker")
+        # None between two attempts: then the strike is at the worker that is about to begin one.
+        doing = _below(self._server.pid, "codetune.jobs.child")
+        if victim in ("server", "both"):
+            self._server.kill()
+            self._server.wait()
+        for worker in beside if victim in ("worker", "both") else ():
+            kill(worker)
+        for worker in self._workers if victim == "worker" else ():
+            worker.kill()
+            worker.wait()
+        if victim == "job":
+            for process in doing[-1:]:  # below its keeper
+                kill(process)
+        if victim != "server" or self.layout == "beside":
+            time.sleep(0.5)  # a moment in which what is left has to end, too
+            self._begun = self.run.log.stat().st_size if self.run.log.exists() else 0
+
+    def _freeze(self) -> None:
+        """The worker stands still until another has its job; then both go on."""
+        (worker,) = self._workers
+        worker.send_signal(signal.SIGSTOP)
+        before = self.run.row.claim
+        self._add_worker()
+        self._wait(lambda: self.run.row.claim > before or self._state not in ("queued", "running"))
+        worker.send_signal(signal.SIGCONT)
+
+    def _wait(self, holds: Callable[[], Any]) -> None:
         deadline = time.monotonic() + PATIENCE
         while not holds():
-            assert time.monotonic() < deadline, (self.state, self.jobs.log(LOCAL, self.job))
-            time.sleep(0.02)
+            assert time.monotonic() < deadline, (self._state, self.run.log.read_text())
+            time.sleep(0.05)
 
 
-def stop(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.terminate()
-    server.wait(60)
+def _below(pid: int, word: str) -> list[psutil.Process]:
+    """The descendants of a process whose command names `word`, parents first."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if word in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def stop(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None and process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(60)
 
 
 def without(value: Any, names: set[str]) -> Any:
@@ -208,25 +301,53 @@ def make_source(folder: Path) -> Path:
     return folder
 
 
-def compare(folder: Path, count: int, seed: int, url: str | None = None) -> Disturbed:
-    """Do one job undisturbed and the same with kills: they must end with the same bytes."""
+@dataclass(frozen=True)
+class Expected:
+    """What the job makes when nobody disturbs it."""
+
+    source: Path
+    base: Path
+    result: dict[str, Any]
+    weights: dict[str, bytes]
+
+
+def undisturbed(folder: Path) -> Expected:
+    """Do the job once in `folder`, in peace."""
     source, base = make_source(folder / "source"), make_base(folder / "tiny")
-    runs = []
-    for name, address in (("whole", None), ("broken", url)):
-        home = folder / name
-        home.mkdir()
-        with Database.open(address or f"sqlite:///{home / 'codetune.db'}") as database:
-            run = Disturbed(home, base, database)
-            run.submit(source)
-            if name == "whole":
-                Worker(database, home, environment={**os.environ, **ONE_THREAD}).run(once=True)
-            else:
-                run.go_through(moments(count, seed))
-            runs.append((run, run.result(), run.weights()))
-    (_, result, weights), (broken, broken_result, broken_weights) = runs
-    assert broken_result == result
-    assert broken_weights == weights and weights
-    return broken
+    home = folder / "whole"
+    home.mkdir()
+    with Database.open(f"sqlite:///{home / 'codetune.db'}") as database:
+        run = Run(home, base, database)
+        run.submit(source)
+        environment = {**os.environ, **ONE_THREAD, "CODETUNE_HOME": str(home)}
+        Worker(database, home, environment=environment).run(once=True)
+        return Expected(source, base, run.result(), run.weights())
+
+
+def disturbed(
+    expected: Expected, home: Path, url: str | None, layout: str, all_moments: list[Moment]
+) -> Disturbed:
+    """Do the same job with kills: it must end with the same bytes and the same scorecard."""
+    home.mkdir()
+    with Database.open(url or f"sqlite:///{home / 'codetune.db'}") as database:
+        one = Disturbed(Run(home, expected.base, database), layout)
+        one.run.submit(expected.source)
+        one.go_through(all_moments)
+        assert one.run.result() == expected.result
+        assert one.run.weights() == expected.weights and expected.weights
+        row = one.run.row
+        print(f"{len(one.killed)} strikes, {row.claim} claims, {row.attempts} attempts")
+    return one
+
+
+@contextmanager
+def database_of(name: str) -> Iterator[str | None]:
+    """An address for the home's own SQLite (None) or a new database of a new PostgreSQL."""
+    if name == "sqlite":
+        yield None
+        return
+    with postgres_server() as server, new_database(server) as url:
+        yield url
 
 
 def main() -> None:
@@ -234,15 +355,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--moments", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--database")
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--layout", choices=tuple(VICTIMS), default="beside")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
-    os.environ["CODETUNE_HOME"] = str(arguments.folder / "whole")
-    run = compare(arguments.folder, arguments.moments, arguments.seed, arguments.database)
-    for moment in run.killed:
-        where = moment.stage or f"step {moment.step}"
-        print(f"killed {moment.victim:<6} {moment.delay:.2f} s after {where}")
-    print(f"{len(run.killed)} kills; the same bytes and the same scorecard as undisturbed")
+    expected = undisturbed(arguments.folder)
+    chosen = moments(arguments.moments, arguments.seed, arguments.layout)
+    with database_of(arguments.database) as url:
+        one = disturbed(expected, arguments.folder / "broken", url, arguments.layout, chosen)
+    for moment in one.killed:
+        print(f"  {moment}")
+    print("the same bytes and the same scorecard as undisturbed")
 
 
 if __name__ == "__main__":

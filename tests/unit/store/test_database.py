@@ -14,6 +14,7 @@ from codetune.errors import ConfigError, ConflictError, StoreError
 from codetune.store.database import Database
 from codetune.store.schema import configuration, versions
 from codetune.store.users import LOCAL_USER, User
+from tests.databases import new_database
 
 
 def test_the_tables_in_the_code_are_those_that_the_migrations_make(database: Database) -> None:
@@ -116,3 +117,24 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
 
 def test_versions_are_numbered_without_a_gap() -> None:
     assert list(versions()) == [f"{n:04d}" for n in range(1, len(versions()) + 1)]
+
+
+def test_who_falls_asleep_in_a_transaction_loses_it_and_its_locks(postgres: str) -> None:
+    """A suspended machine must not keep all others from claiming jobs until it wakes up."""
+    with new_database(postgres) as url:
+        with Database.open(url) as usual, usual.session() as session:
+            assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "30s"
+        soon = f"{url}&options=-c%20idle_in_transaction_session_timeout%3D300"
+        with Database.open(soon) as asleep, Database.open(url) as awake:
+            with pytest.raises(StoreError), asleep.write() as session:
+                asleep.turn(session, "queue")
+                session.add(User(name="ada"))
+                session.flush()
+                with awake.write() as other:
+                    awake.turn(other, "queue")  # waits for the sleeper
+                    other.add(User(name="bob"))
+            with asleep.write() as session:  # the next one has a new connection
+                session.add(User(name="cleo"))
+            with awake.session() as session:
+                names = {user.name for user in session.query(User)}
+        assert names == {"local", "bob", "cleo"}
