@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from codetune import __version__
 from codetune.api.auth import Gate
-from codetune.api.dialects import llamacpp, mistral, ollama, openai, tabby, vllm
+from codetune.api.dialects import embeddings, llamacpp, mistral, ollama, openai, tabby, vllm
 from codetune.api.dialects.bodies import described
 from codetune.api.dialects.front import Front
 from codetune.api.errors import failure_of, plain_failure, style_of
@@ -52,7 +52,7 @@ def create_app(
     app.state.login = login
     tables: list[Access] = [ACCESS]
     front = Front(completer, log or MemoryLog())
-    for dialect in (openai, mistral, llamacpp, ollama, tabby, vllm):
+    for dialect in (openai, mistral, llamacpp, ollama, tabby, vllm, embeddings):
         app.include_router(dialect.routes(front))
         tables.append(dialect.ACCESS)
     if logins is not None:

@@ -55,7 +55,15 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 Style = Literal["openai", "mistral", "llamacpp", "ollama", "vllm"]
 # The dialect of a path, also of one that has no route.
-_LLAMACPP = ("/infill", "/completion", "/props", "/tokenize", "/detokenize", "/apply-template")
+_LLAMACPP = (
+    "/infill",
+    "/completion",
+    "/props",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/embedding",
+)
 _STYLES: tuple[tuple[str, Style], ...] = (
     ("/api/v1/", "openai"),
     ("/api/", "ollama"),

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from codetune.models.load import BaseModel
 from codetune.models.prompts.templates import TEMPLATE_FILE
 from codetune.serving.stats import EngineStats
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FinishReason = Literal["stop", "length"]
 
@@ -67,6 +70,14 @@ class Job:
     stream: bool = True  # False: one piece at the end is enough
     deadline: float = 120.0  # seconds from submission
     tenant: str = ""  # who asks: shares of the queue are fair, and nothing read is lent to others
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text whose vector is wanted; of its ids the ones before `start` are not its own."""
+
+    ids: Sequence[int]
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,14 @@ class Engine(Protocol):
 
     def busy(self) -> dict[str, int]:
         """How many answers are `running` and `waiting`."""
+    async def embed(self, model: Servable, passages: Sequence[Passage]) -> np.ndarray:
+        """The texts' vectors [passages, hidden size], float32, each of length 1.
+
+        Raises:
+            BadRequestError: this engine has no vectors of that model.
+            OverloadedError, DeadlineError, ModelError, ServingError
+        """
+
 
     def stats(self) -> EngineStats:
         """What has been counted, and how things stand."""

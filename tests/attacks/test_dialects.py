@@ -63,6 +63,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
 }
 TABBY = ("/v1/completions", {"segments": {"prefix": "x", "suffix": "y"}})
 LOOKING = ["/api/show", "/tokenize", "/detokenize", "/apply-template", "/lora-adapters"]
+LOOKING += ["/v1/embeddings", "/api/embed", "/api/embeddings", "/embedding"]
 LOOKING += ["/v1/events", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"]
 EVERY_PATH = [*(dialect["path"] for dialect in DIALECTS.values()), *LOOKING]
 

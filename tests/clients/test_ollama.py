@@ -106,8 +106,6 @@ def test_an_empty_request_loads_the_model(ask: ollama.Client) -> None:
         (lambda c: c.generate("tiny", "x", options={"num_predict": 10**9}), 400, "max_tokens"),
         (lambda c: c.generate("tiny", "x", options={"top_p": 7}), 400, "top_p"),
         (lambda c: c.pull("tiny"), 404, "/api/pull"),
-        (lambda c: c.embed("tiny", "x"), 501, "No embedding model"),
-        (lambda c: c.embeddings("tiny", "x"), 501, "No embedding model"),
     ],
 )
 def test_errors_are_strings(

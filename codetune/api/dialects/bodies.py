@@ -31,12 +31,6 @@ ASKING = {
 LOOKING = {status: ASKING[status] for status in (400, 401, 403, 404, 409, 413, 503)}
 
 
-# Vectors of a code model's states find code badly, and no embedding model is served yet: clients
-# that ask are told so, instead of being given numbers that look like an answer.
-NO_EMBEDDINGS = "No embedding model is served here; completions and chat are."
-UNSUPPORTED = {501: "This server cannot do that."}
-
-
 class Request(BaseModel):
     """A body of which only the known fields count; clients send many others."""
 

@@ -22,6 +22,7 @@ from codetune.errors import (
 from codetune.registry.access import Actor
 from codetune.serving.catalog import Listed, label_of
 from codetune.serving.complete import Completer, Voice
+from codetune.serving.embed import Embedded, Given, embed
 from codetune.serving.engine import Servable
 from codetune.serving.log import CompletionLog
 from codetune.serving.query import Query
@@ -53,6 +54,22 @@ class Front:
         query = replace(query, tenant=asker.id)
         answers = await self.completer.start(query, resolve=lambda name: self._resolve(asker, name))
         return Run(answers, query)
+
+    async def embed(
+        self,
+        request: Request,
+        texts: Sequence[Given],
+        name: str | None,
+        *,
+        truncate: bool = False,
+    ) -> Embedded:
+        """The texts' vectors by a model of the asker's; raises as `serving.embed.embed`."""
+        asker = actor_of(request)
+
+        def resolve(called: str | None) -> Servable:
+            return self._resolve(asker, called)
+
+        return await embed(self.completer, texts, name, resolve=resolve, truncate=truncate)
 
     async def listed(self, request: Request) -> list[Listed]:
         """The models that the asker may use."""

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from codetune import __version__
 from codetune.api.dialects.answering import Run, respond
-from codetune.api.dialects.bodies import (
-    LOOKING,
-    NO_EMBEDDINGS,
-    UNSUPPORTED,
-    described,
-    read_body,
-)
+from codetune.api.dialects.bodies import LOOKING, described, read_body
 from codetune.api.dialects.front import Front
-from codetune.api.dialects.ollama_models import as_listed, as_shown, tag_of
+from codetune.api.dialects.ollama_models import as_listed, as_shown, missing, tag_of
 from codetune.api.dialects.ollama_requests import (
     Asking,
     ChatRequest,
-    EmbedRequest,
     GenerateRequest,
     ShowRequest,
 )
 from codetune.api.dialects.ollama_shapes import Lines, instant
 from codetune.api.permissions import Access
 from codetune.api.stream import LINES
-from codetune.errors import RegistryError
 from codetune.models.prompts import transcode
 from codetune.serving.complete import Voice
 from codetune.serving.engine import Servable
@@ -46,8 +36,6 @@ ACCESS: Access = {
     "POST /api/show": "use",
     "POST /api/generate": "use",
     "POST /api/chat": "use",
-    "POST /api/embed": "use",
-    "POST /api/embeddings": "use",
 }
 
 _PROTOCOL = "0.12.0"  # the release of Ollama whose API is spoken here; some editors ask for 0.6.4
@@ -117,15 +105,8 @@ def routes(front: Front) -> APIRouter:
         messages = [message.model_dump(exclude_none=True) for message in body.messages]
         return await answer(request, body, Chat(messages), chat=True)
 
-    @router.post("/api/embed", **described(EmbedRequest, refusals=LOOKING | UNSUPPORTED))
-    @router.post("/api/embeddings", **described(EmbedRequest, refusals=LOOKING | UNSUPPORTED))
-    async def embed(request: Request) -> Response:
-        """Refused: no embedding model is served."""
-        read_body(EmbedRequest, await request.body())
-        raise HTTPException(501, NO_EMBEDDINGS)
-
     async def find(request: Request, name: str) -> tuple[Servable, Voice]:
-        with _missing(name):
+        with missing(name):
             return await front.voice(request, tag_of(name))
 
     async def loaded(request: Request, body: Asking, empty: dict[str, Any]) -> Response:
@@ -138,21 +119,12 @@ def routes(front: Front) -> APIRouter:
         return JSONResponse({**done, "done": True, "done_reason": reason})
 
     async def answer(request: Request, body: Asking, prompt: Prompt, *, chat: bool) -> Response:
-        with _missing(body.model):
+        with missing(body.model):
             run: Run = await front.start(request, body.query(prompt, tag_of(body.model)))
         shape = Lines(body.model, chat=chat)
         return await respond(request, run, shape, stream=body.stream is not False)
 
     return router
-
-
-@contextmanager
-def _missing(name: str) -> Iterator[None]:
-    """Say in Ollama's words that there is no such model: clients look for them."""
-    try:
-        yield
-    except RegistryError as error:
-        raise RegistryError(f"model '{name}' not found") from error
 
 
 def _prompt(body: GenerateRequest, templated: bool) -> Prompt:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from codetune.errors import RegistryError
 from codetune.models.load import read_json, safetensors_header, weight_files
 from codetune.models.prompts import Renderer
 from codetune.serving.catalog import Listed
@@ -21,6 +24,15 @@ _LATEST = ":latest"
 def tag_of(name: str) -> str:
     """Our name for Ollama's: `shop:latest` is `shop`."""
     return name.removesuffix(_LATEST)
+
+
+@contextmanager
+def missing(name: str) -> Iterator[None]:
+    """Say in Ollama's words that there is no such model: clients look for them."""
+    try:
+        yield
+    except RegistryError as error:
+        raise RegistryError(f"model '{name}' not found") from error
 
 
 def as_listed(entry: Listed, model: Servable | None) -> dict[str, Any]:

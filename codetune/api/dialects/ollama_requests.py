@@ -114,11 +114,3 @@ class ShowRequest(bodies.Request):
 
     model: str = Field(min_length=1, validation_alias=AliasChoices("model", "name"))
     verbose: bool | None = False
-
-
-class EmbedRequest(bodies.Request):
-    """`POST /api/embed` with `input`, `POST /api/embeddings` with `prompt`."""
-
-    model: str = Field(min_length=1)
-    input: str | list[str] | None = None
-    prompt: str | None = None

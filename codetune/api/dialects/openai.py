@@ -7,20 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from codetune.api.dialects import tabby
 from codetune.api.dialects.answering import Run, Unsaid, respond
-from codetune.api.dialects.bodies import (
-    LOOKING,
-    NO_EMBEDDINGS,
-    UNSUPPORTED,
-    described,
-    read_body,
-)
+from codetune.api.dialects.bodies import LOOKING, described, read_body
 from codetune.api.dialects.front import Front, not_listed
-from codetune.api.dialects.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from codetune.api.dialects.openai_requests import ChatRequest, CompletionRequest
 from codetune.api.dialects.openai_shapes import Chats, Completions
 from codetune.api.permissions import Access
 from codetune.api.stream import EVENTS
@@ -33,7 +27,6 @@ ACCESS: Access = {
     "GET /v1/models/{name:path}": "use",
     "POST /v1/completions": "use",
     "POST /v1/chat/completions": "use",
-    "POST /v1/embeddings": "use",
 }
 
 
@@ -94,12 +87,6 @@ def routes(front: Front) -> APIRouter:
         return await respond(
             request, run, Chats(with_usage=body.with_usage), stream=bool(body.stream)
         )
-
-    @router.post("/embeddings", **described(EmbeddingRequest, refusals=LOOKING | UNSUPPORTED))
-    async def embeddings(request: Request) -> Response:
-        """Refused: no embedding model is served."""
-        read_body(EmbeddingRequest, await request.body())
-        raise HTTPException(501, NO_EMBEDDINGS)
 
     return router
 

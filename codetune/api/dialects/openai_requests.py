@@ -100,12 +100,3 @@ class ChatRequest(_Asking):
     def wants_text(self) -> bool:
         kind: Literal["text"] | Any = (self.response_format or {}).get("type", "text")
         return bool(kind == "text")
-
-
-class EmbeddingRequest(Request):
-    """`POST /v1/embeddings`."""
-
-    input: str | list[str] | list[TokenId] | list[list[TokenId]]
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = "float"
-    dimensions: int | None = None

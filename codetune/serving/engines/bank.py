@@ -116,6 +116,14 @@ class AdapterBank:
                 if not arena.places:
                     del self._arenas[adapter.rank]
 
+    def alone(self, name: str) -> Mix:
+        """One adapter for all rows, for another thread than the scheduler's.
+
+        A copy: what lies in an arena is moved while answers are written.
+        """
+        with self._lock:
+            return Same(_copied(self._adapters[name].layers))
+
     def order(self, names: Sequence[str | None]) -> list[int]:
         """Which row stands where in a batch, best: each at its adapter's place, if it has one."""
         rows = list(range(len(names)))
@@ -250,9 +258,12 @@ class _Arena:
 
     def _park(self, name: str) -> None:
         """Move an adapter out, into tensors of its own."""
-        layers = [
-            {g: Matrices(m.into.clone(), tuple(b.clone() for b in m.backs)) for g, m in at.items()}
-            for at in self._adapters[name].layers
-        ]
-        self._adapters[name] = Adapter(self._rank, layers)
+        self._adapters[name] = Adapter(self._rank, _copied(self._adapters[name].layers))
         del self.places[name]
+
+
+def _copied(layers: Layers) -> Layers:
+    return [
+        {g: Matrices(m.into.clone(), tuple(b.clone() for b in m.backs)) for g, m in at.items()}
+        for at in layers
+    ]

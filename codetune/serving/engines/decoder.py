@@ -135,14 +135,36 @@ class Decoder:
         last_only: bool = False,
     ) -> torch.Tensor:
         """Logits in float32, [rows, vocabulary], or [1, vocabulary] of the last row."""
+        x = self._last(ids, positions, attention, mix)
+        if last_only:
+            x = x[-1:]
+        return self.head(self._normed(x)).float()
+
+    def states(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        attention: Attention,
+        mix: Mix | None = None,
+    ) -> torch.Tensor:
+        """The last hidden states, after the final norm: [rows, hidden]."""
+        return self._normed(self._last(ids, positions, attention, mix))
+
+    def _last(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        attention: Attention,
+        mix: Mix | None,
+    ) -> torch.Tensor:
         x = self.embedding[ids]
         turns = self.turns[positions]
         for number, layer in enumerate(self.layers):
             x = layer(number, x, turns, attention, mix)
-        if last_only:
-            x = x[-1:]
-        x = torch.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.epsilon)
-        return self.head(x).float()
+        return x
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.epsilon)
 
 
 class _Weights:

@@ -113,12 +113,36 @@ class TransformersRunner:
             sequence.cached += 1
         return torch.cat(rows)
 
+    def states(self, ids: list[int], adapter: str | None) -> torch.Tensor:
+        """The last hidden states of a text [tokens, hidden], the encoder's where there is one.
+
+        For another thread than the scheduler's, which waits for one stretch at a time.
+        """
+        tokens = torch.tensor([ids], device=self._device)
+        if self._marks is not None:
+            with self._weights_of(adapter):
+                return self._model.get_encoder()(input_ids=tokens)[0][0].float()  # type: ignore[no-any-return]
+        from transformers import DynamicCache
+
+        cache, states = DynamicCache(), []
+        for stretch in torch.split(tokens, STRETCH, 1):
+            with self._weights_of(adapter):
+                output = self._model(
+                    stretch,
+                    past_key_values=cache,
+                    use_cache=True,
+                    output_hidden_states=True,
+                    logits_to_keep=1,
+                )
+            states.append(output.hidden_states[-1][0].float())
+        return torch.cat(states)
+
     def remove(self, sequence: Sequence, *, keep: bool) -> None:
         del self._caches[sequence]
         self._encoded.pop(sequence, None)
 
     def _encode(self, sequence: Sequence, ids: list[int]) -> None:
-        with self._weights_of(sequence):
+        with self._weights_of(sequence.adapter):
             given = torch.tensor([ids], device=self._device)
             self._encoded[sequence] = self._model.get_encoder()(input_ids=given)
 
@@ -129,18 +153,18 @@ class TransformersRunner:
             given = {"input_ids": tokens, "logits_to_keep": 1}
         else:
             given = {"decoder_input_ids": tokens, "encoder_outputs": self._encoded[sequence]}
-        with self._weights_of(sequence):
+        with self._weights_of(sequence.adapter):
             output = self._model(**given, past_key_values=self._caches[sequence], use_cache=True)
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 
     @contextmanager
-    def _weights_of(self, sequence: Sequence) -> Iterator[None]:
-        """The model with the sequence's adapter, or with none."""
+    def _weights_of(self, adapter: str | None) -> Iterator[None]:
+        """The model with an adapter, or with none."""
         with self._lock:
             off: Any = nullcontext()
-            if sequence.adapter:
-                self._model.set_adapter(self._adapters[sequence.adapter])
+            if adapter:
+                self._model.set_adapter(self._adapters[adapter])
             elif self._adapters:
                 off = self._model.disable_adapter()
             with off:

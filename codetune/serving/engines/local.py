@@ -13,9 +13,10 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from codetune.errors import (
@@ -25,8 +26,9 @@ from codetune.errors import (
     OverloadedError,
     ServingError,
 )
-from codetune.serving.config import ServingOptions
-from codetune.serving.engine import Job, Piece, Servable
+from codetune.serving.config import EMBEDDED_ENGINE, ServingOptions
+from codetune.serving.engine import Job, Passage, Piece, Servable
+from codetune.serving.engines.embedder import Embedder
 from codetune.serving.engines.pool import ModelPool
 from codetune.serving.engines.runner import STRETCH
 from codetune.serving.engines.sampling import Chosen, choose
@@ -50,6 +52,7 @@ class LocalEngine:
     def __init__(self, options: ServingOptions | None = None) -> None:
         self._options = options or ServingOptions()
         self._pool = ModelPool(self._options)
+        self._embedder = Embedder(self._pool, self._options)
         self._stats = EngineStats()
         self._queue = WaitingQueue(self._options.max_waiting)
         self._reading: list[Sequence] = []  # with a place, prompt not read
@@ -79,6 +82,9 @@ class LocalEngine:
             sequence.fail(error)
         self._deliver([sequence for sequence, _ in displaced])
         return sequences
+
+    async def embed(self, model: Servable, passages: Collection[Passage]) -> np.ndarray:
+        return await self._embedder.embed(model, list(passages))
 
     def load(self, model: Servable) -> None:
         self._pool.wait(model)
@@ -124,6 +130,7 @@ class LocalEngine:
     # The scheduler's thread.
 
     def _loop(self) -> None:
+        self._embedder.close()
         with torch.inference_mode():
             while not self._closed:
                 self._sleep_until_needed()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
+import numpy as np
 
 from codetune.errors import (
     BadRequestError,
@@ -29,10 +30,11 @@ from codetune.errors import (
     ServingError,
 )
 from codetune.serving.config import EngineOptions, ServingOptions
-from codetune.serving.engine import Finish, Job, Piece, Servable
+from codetune.serving.engine import Finish, Job, Passage, Piece, Servable
 from codetune.serving.engines.events import events_of, said_in, text_of
 from codetune.serving.engines.generation import RemoteGeneration
 from codetune.serving.engines.remote_adapters import RemoteAdapters
+from codetune.serving.engines.remote_embeddings import Passages, ask_for_vectors, no_vectors
 from codetune.serving.engines.wires import Asked, Event, read_event, request_of
 from codetune.serving.query import Text
 from codetune.serving.stats import EngineStats
@@ -102,6 +104,9 @@ class RemoteEngine:
             asked.append(Asked(Text(list(job.prompt)), job.sampling, text))
         return self._start(asked, jobs[0].model if jobs else None, None, jobs[0].deadline)
 
+    async def embed(self, model: Servable, passages: Sequence[Passage]) -> np.ndarray:
+        raise no_vectors(self.options, model)
+
     def load(self, model: Servable) -> None:
         """Nothing to be done before the first request: the server has its weights."""
 
@@ -143,6 +148,11 @@ class RemoteEngine:
             if path := _HEALTH.get(self.options.kind):
                 await self._call("GET", f"{self.options.root}{path}")
             return Health(True, "", tuple(await self.models()))
+    async def vectors(self, texts: Passages, model: str | None) -> tuple[np.ndarray, int]:
+        """The vectors that its own `model` makes, and their tokens; raises as `ask_for_vectors`."""
+        name, _ = await self._target(None, model)
+        return await ask_for_vectors(self.options, self._call, name, texts)
+
         except CodetuneError as error:
             return Health(False, error.message)
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
-from codetune.serving.engine import Engine, Generation, Job, Servable
+from codetune.serving.config import EMBEDDED_ENGINE
+from codetune.serving.engine import Engine, Generation, Job, Passage, Servable
 from codetune.serving.engines.remote import RemoteEngine
 from codetune.serving.stats import EngineStats, Histogram
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Router:
@@ -27,6 +32,9 @@ class Router:
 
     def submit(self, jobs: Sequence[Job]) -> Sequence[Generation]:
         return self.engine_of(jobs[0].model).submit(jobs) if jobs else []
+
+    async def embed(self, model: Servable, passages: Sequence[Passage]) -> np.ndarray:
+        return await self.engine_of(model).embed(model, passages)
 
     def load(self, model: Servable) -> None:
         self.engine_of(model).load(model)

@@ -146,7 +146,7 @@ class DecoderRunner:
     def prefill(self, sequence: Sequence) -> torch.Tensor | None:
         start, total = sequence.cached, len(sequence.ids)
         end = min(total, (start // STRETCH + 1) * STRETCH)
-        self._set_threads()
+        self.set_threads()
         ids = torch.tensor(sequence.ids[start:end], device=self.decoder.device)
         positions = torch.arange(start, end, device=self.decoder.device)
         mix = self.bank.mix([sequence.adapter])
@@ -163,7 +163,7 @@ class DecoderRunner:
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
         order = self.bank.order([sequence.adapter for sequence in sequences])
         sequences[:] = [sequences[i] for i in order]
-        self._set_threads()
+        self.set_threads()
         ids = torch.tensor([s.ids[-1] for s in sequences], device=self.decoder.device)
         attention = Decode(self.cache, [s.row for s in sequences], [s.cached for s in sequences])
         mix = self.bank.mix([sequence.adapter for sequence in sequences])
@@ -202,7 +202,7 @@ class DecoderRunner:
             self.cache.fill(sequence.row, kept.values[:, :length])
         sequence.cached = sequence.reused = length
 
-    def _set_threads(self) -> None:
+    def set_threads(self) -> None:
         """A small product is faster on one core, which leaves the others to the HTTP server.
 
         On a busy machine it is faster by far: threads that wait for each other after every
