@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from codetune.options import Options, option
 
+EMBEDDED_ENGINE = "local"  # what metrics and logs call it
 _HERE = ("localhost", "127.0.0.1", "::1")
 
 
