@@ -131,6 +131,14 @@ class Engine(Protocol):
             OverloadedError: too many are waiting already.
         """
 
+    async def embed(self, model: Servable, passages: Sequence[Passage]) -> np.ndarray:
+        """The texts' vectors [passages, hidden size], float32, each of length 1.
+
+        Raises:
+            BadRequestError: this engine has no vectors of that model.
+            OverloadedError, DeadlineError, ModelError, ServingError
+        """
+
     def load(self, model: Servable) -> None:
         """Load a model before it is asked for; blocks.
 
@@ -143,14 +151,6 @@ class Engine(Protocol):
 
     def busy(self) -> dict[str, int]:
         """How many answers are `running` and `waiting`."""
-    async def embed(self, model: Servable, passages: Sequence[Passage]) -> np.ndarray:
-        """The texts' vectors [passages, hidden size], float32, each of length 1.
-
-        Raises:
-            BadRequestError: this engine has no vectors of that model.
-            OverloadedError, DeadlineError, ModelError, ServingError
-        """
-
 
     def stats(self) -> EngineStats:
         """What has been counted, and how things stand."""

@@ -124,13 +124,13 @@ class LocalEngine:
                 self._wake.wait(min(left, _DRAIN_POLL))
             self._closed = True
             self._wake.notify_all()
+        self._embedder.close()
         self._thread.join(timeout=2)
         self._pool.close()
 
     # The scheduler's thread.
 
     def _loop(self) -> None:
-        self._embedder.close()
         with torch.inference_mode():
             while not self._closed:
                 self._sleep_until_needed()

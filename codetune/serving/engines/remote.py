@@ -142,17 +142,17 @@ class RemoteEngine:
         """
         return self._start(asked, None, model, self._serving.deadline)
 
+    async def vectors(self, texts: Passages, model: str | None) -> tuple[np.ndarray, int]:
+        """The vectors that its own `model` makes, and their tokens; raises as `ask_for_vectors`."""
+        name, _ = await self._target(None, model)
+        return await ask_for_vectors(self.options, self._call, name, texts)
+
     async def health(self) -> Health:
         """Ask whether it is there; never raises."""
         try:
             if path := _HEALTH.get(self.options.kind):
                 await self._call("GET", f"{self.options.root}{path}")
             return Health(True, "", tuple(await self.models()))
-    async def vectors(self, texts: Passages, model: str | None) -> tuple[np.ndarray, int]:
-        """The vectors that its own `model` makes, and their tokens; raises as `ask_for_vectors`."""
-        name, _ = await self._target(None, model)
-        return await ask_for_vectors(self.options, self._call, name, texts)
-
         except CodetuneError as error:
             return Health(False, error.message)
 
