@@ -1,4 +1,4 @@
-"""`codetune jobs list|show|logs|cancel|retry|submit`: work in the background."""
+"""`codetune jobs list|show|logs|cancel|retry|forget|submit`: work in the background."""
 
 from __future__ import annotations
 
@@ -265,6 +265,33 @@ def retry(job: str, as_json: bool) -> None:
 
     with _opened() as service:
         _say(service.retry(LOCAL, job), as_json, "is queued again", "")
+
+
+@jobs.command()
+@click.option("--days", type=click.FloatRange(min=0), required=True, help="Ended longer ago.")
+@json_option
+def forget(days: float, as_json: bool) -> None:
+    """Delete ended jobs with their events and logs; models and finished stages stay.
+
+    Workers do this by themselves after `keep_days` (jobs.yaml). What waits or runs is never
+    deleted, nor the job that made a registered model.
+
+    \b
+    Examples:
+      codetune jobs forget --days 30
+    """
+    from codetune.artifacts import home
+    from codetune.jobs.tidying import forget_ended
+    from codetune.store.database import Database
+
+    count = 0
+    with Database.open() as database:
+        while some := forget_ended(database, home(), days):
+            count += some
+    if as_json:
+        print_json({"forgotten": count})
+    else:
+        click.echo("1 job is forgotten." if count == 1 else f"{count} jobs are forgotten.")
 
 
 def _say(job: Job, as_json: bool, done: str, under_way: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 
@@ -19,7 +21,13 @@ import click
     hidden=True,
     help="End when standard input closes: how `codetune serve` holds its worker.",
 )
-def worker(slots: int | None, once: bool, with_parent: bool) -> None:
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path),
+    hidden=True,
+    help="Write here, not to the terminal, and begin anew when it is large.",
+)
+def worker(slots: int | None, once: bool, with_parent: bool, log: Path | None) -> None:
     """Do the jobs of the queue.
 
     Each runs in a process of its own. `codetune serve` has a worker already; this one helps
@@ -40,16 +48,19 @@ def worker(slots: int | None, once: bool, with_parent: bool) -> None:
     from codetune.artifacts import home
     from codetune.interrupt import unhurried
     from codetune.jobs.config import job_options
+    from codetune.jobs.logfile import WorkerLog
     from codetune.jobs.worker import Worker, ends_on_signals, ends_with_parent, gpus
     from codetune.store.database import Database
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    options = job_options(home())
+    handlers = [WorkerLog(log, int(options.log_megabytes * 1e6))] if log else None
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, handlers=handlers)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with Database.open() as database:
         one = Worker(
             database,
             home(),
-            job_options(home()),
+            options,
             slots=slots or max(1, len(gpus(os.environ))),
         )
         ends_on_signals(one)

@@ -65,6 +65,18 @@ class JobOptions(Options):
     nice: int = option(
         10, ge=0, le=19, description="How much jobs stand back behind the server's answers."
     )
+    keep_days: float = option(
+        90.0,
+        ge=0,
+        description="Days after which an ended job is forgotten, with its events and its log; "
+        "0: never. The jobs that made the registered models stay.",
+    )
+    log_megabytes: float = option(
+        10.0,
+        gt=0,
+        description="Size at which the log of a server's worker (jobs/worker.log) begins anew; "
+        "three older ones are kept.",
+    )
     environment: tuple[str, ...] = option(
         (),
         description="Environment variables that jobs may see besides those of the system, for "

@@ -25,12 +25,13 @@ class WorkerProcess:
 
     It ends by itself when this process does, however that happens, and puts its jobs back into
     the queue: its standard input is a pipe that closes then. What it says goes to
-    `home`/jobs/worker.log.
+    `home`/jobs/worker.log, which it keeps small.
     """
 
     def __init__(self, database: Database, home: Path, slots: int | None = None) -> None:
         self._log = home / "jobs" / "worker.log"
         self._command = [sys.executable, "-m", "codetune", "worker", "--with-parent"]
+        self._command += ["--log", str(self._log)]
         if slots is not None:
             self._command += ["--slots", str(slots)]
         self._environment = {**os.environ, VARIABLE: database.secret_url}

@@ -24,9 +24,11 @@ from codetune.jobs.presence import Presence, machine
 from codetune.jobs.process import Child, scrubbed
 from codetune.jobs.queue import Claim, Member, Queue
 from codetune.jobs.running import Attempt
+from codetune.jobs.tidying import forget_ended
 from codetune.store.database import Database
 
 POLL = 0.5  # seconds between two looks for new jobs and cancelled ones
+_TIDY = 3600.0  # seconds between two looks for jobs to forget
 _log = logging.getLogger(__name__)
 
 
@@ -45,14 +47,14 @@ class Worker:
         self.options = options or JobOptions()
         self.id = secrets.token_hex(8)
         self.slots = slots
-        self._queue = Queue(database, self.options)
+        self._database, self._queue = database, Queue(database, self.options)
         self._jobs = home / "jobs"
         self._presence = Presence(self._jobs / "workers", self.id)
         self._environment = os.environ if environment is None else environment
         self._running: dict[int, Attempt] = {}  # by slot
         self._stopping = threading.Event()
         self._heard = selectors.DefaultSelector()
-        self._beaten = self._reaped = float("-inf")
+        self._beaten = self._reaped = self._tidied = float("-inf")
 
     def stop(self, *_: object) -> None:
         """End soon: the jobs go back into the queue. A handler of signals, too."""
@@ -81,6 +83,7 @@ class Worker:
             self._settle_ended()
             self._cancel()
             self._reap()
+            self._tidy()
             return not self._claim()
         except StoreError as error:
             # Unreachable or locked for too long: the same again at the next turn.
@@ -131,6 +134,18 @@ class Worker:
         for job in self._queue.reap(self._presence.is_dead):
             _log.warning("Job %s was taken over from a worker that is gone.", job)
         self._reaped = now
+
+    def _tidy(self) -> None:
+        """Some of what is to be forgotten at each turn; an hour's rest when nothing is."""
+        now = time.monotonic()
+        if not self.options.keep_days or now - self._tidied < _TIDY:
+            return
+        try:
+            if forget_ended(self._database, self._jobs.parent, self.options.keep_days):
+                return
+        except StoreError as error:  # no reason not to work
+            _log.warning("Ended jobs are not forgotten: %s", error)
+        self._tidied = now
 
     def _claim(self) -> bool:
         """Fill the free slots; True when something was claimed."""

@@ -213,11 +213,11 @@ class Disturbed:
         """False when the job has ended before it."""
 
         def there() -> bool:
-            if moment.stage is None:
-                return self.run.steps() >= moment.step
+            if self.run.steps() < moment.step:
+                return False
             log = self.run.log
             text = log.read_bytes()[self._begun :].decode() if log.exists() else ""
-            return f"] {moment.stage}\n" in text
+            return f"] {moment.stage or 'train'}\n" in text
 
         self._wait(lambda: self._state not in ("queued", "running") or there())
         return self._state in ("queued", "running")
