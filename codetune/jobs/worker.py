@@ -118,6 +118,8 @@ class Worker:
 
     def _settle_ended(self) -> None:
         for slot, one in list(self._running.items()):
+            if self._stopping.is_set():
+                one.release()  # a service manager tells the jobs to end at the same moment
             if one.write_down(self._queue):
                 self._end(slot)
 

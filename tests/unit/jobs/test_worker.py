@@ -215,6 +215,24 @@ def test_sigterm_is_the_graceful_way(service: Jobs, database: Database, home: Pa
     assert (job.state, job.attempts) == ("queued", 0)
 
 
+def test_a_service_manager_that_ends_worker_and_jobs_together_costs_no_attempt(
+    service: Jobs, database: Database, home: Path
+) -> None:
+    """The job has ended before the worker looks at it: its turn was under way."""
+    name = submit(service)
+    worker = Worker(database, home)
+    worker._turn()
+    (ssh,) = until(lambda: hanging(home))
+    child = child_of(ssh)
+    keeper = psutil.Process(child.ppid())
+    child.terminate()
+    until(lambda: keeper.status() == psutil.STATUS_ZOMBIE)
+    worker.stop()
+    worker._settle_ended()
+    job = service.get(LOCAL, name)
+    assert (job.state, job.attempts, job.crashes) == ("queued", 0, 0)
+
+
 def test_who_was_cut_off_from_the_queue_drops_the_job(
     service: Jobs, database: Database, home: Path
 ) -> None:
