@@ -15,7 +15,7 @@ from codetune.api.auth import Gate
 from codetune.api.dialects import embeddings, llamacpp, mistral, ollama, openai, tabby, vllm
 from codetune.api.dialects.bodies import described
 from codetune.api.dialects.front import Front
-from codetune.api.errors import failure_of, plain_failure, style_of
+from codetune.api.errors import failure_of, is_own, plain_failure, style_of
 from codetune.api.guard import LOOPBACK, Guard
 from codetune.api.permissions import Access, Permissions
 from codetune.api.stream import ClientGoneError
@@ -32,6 +32,11 @@ ACCESS: Access = {
     "GET /openapi.json": "public",
 }
 _NOBODY_LISTENS = 499  # nginx's number for it; seen in logs only
+
+
+_BROKEN = "json_invalid"
+# What pydantic says of a body as a whole that is no JSON object, or not there.
+_UNREAD = (_BROKEN, "model_attributes_type", "missing")
 
 
 def create_app(
@@ -82,7 +87,7 @@ def create_app(
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    failure = failure_of(error, str(request.state.request_id))
+    failure = failure_of(error, str(request.state.request_id), own=is_own(request.url.path))
     body = failure.body(style_of(request.url.path))
     return JSONResponse(body, failure.status, failure.headers)
 
@@ -105,7 +110,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    failure = plain_failure(422, f"{where or 'The body'}: {first['msg']}.", "invalid_value", where)
+    unread = first["type"] in _UNREAD and (first["loc"] == ("body",) or first["type"] == _BROKEN)
+    status, where = (400, "") if unread else (422, where)  # see api.errors
+    said = f"{where or 'The body'}: {first['msg']}."
+    failure = plain_failure(status, said, "invalid_value", where)
     return JSONResponse(failure.body(style_of(request.url.path)), failure.status)
 
 

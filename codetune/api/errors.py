@@ -1,6 +1,10 @@
 """The ONE map from errors to HTTP: status, type and code, and how each dialect words them.
 
 What is not in the map is opaque outside: a 500 with a request id, and the rest in the log.
+
+What cannot be answered as it was asked is 400 where the request cannot be read, and on codetune's
+own paths 422 where it can and a field of it cannot be used (RFC 9110, 15.5.21). The dialects say
+400 to both, as the servers do whose dialects they are.
 """
 
 from __future__ import annotations
@@ -77,6 +81,15 @@ _LLAMACPP_TYPES = {404: "not_found_error", 501: "not_supported_error", 503: "una
 _VLLM_TYPES = {400: "InvalidUserInput", 404: "NotFoundError"}
 
 
+_FOREIGN = ("/v1/", "/v1beta/")
+_UNUSABLE = 422
+
+
+def is_own(path: str) -> bool:
+    """Is this path codetune's own, and no dialect's?"""
+    return style_of(path) == "openai" and not path.startswith(_FOREIGN)
+
+
 def style_of(path: str) -> Style:
     """How errors of this path are worded; OpenAI's way where no other dialect owns it."""
     return next((style for start, style in _STYLES if path.startswith(start)), "openai")
@@ -109,10 +122,14 @@ class Failure:
         return {"error": {**error, "code": self.code}}
 
 
-def failure_of(error: BaseException, request_id: str) -> Failure:
-    """Translate an error; what is not for clients is logged under `request_id`."""
-    for kind, status, name, code in _STATUSES:
+def failure_of(error: BaseException, request_id: str, *, own: bool = False) -> Failure:
+    """Translate an error, for one of our `own` paths or a dialect's.
+
+    What is not for clients is logged under `request_id`.
+    """
+    for kind, known, name, code in _STATUSES:
         if isinstance(error, kind):
+            status = _UNUSABLE if own and _names_a_field(error) else known
             message = f"{error.message} {error.advice}".strip()
             if isinstance(error, UnservableModelError):
                 _log.warning("Request %s: %s", request_id, error.__cause__ or error)
@@ -142,6 +159,11 @@ def failure_of(error: BaseException, request_id: str) -> Failure:
     return Failure(
         500, f"The server failed (request {request_id}).", "server_error", "internal_error"
     )
+
+
+def _names_a_field(error: BaseException) -> bool:
+    named = isinstance(error, BadRequestError) and error.param is not None
+    return named or isinstance(error, ConfigError)
 
 
 def plain_failure(

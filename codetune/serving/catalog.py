@@ -24,13 +24,17 @@ _FRESH = 2.0  # seconds for which what was read from the registry is believed
 
 @dataclass(frozen=True)
 class Listed:
-    """A name that /v1/models shows; `root` is the version behind a short name."""
+    """A name that /v1/models shows; `root` is the version behind a short name.
+
+    `kind` is base, adapter or full; or remote, for an engine elsewhere, whose name is `owner`.
+    """
 
     id: str
     root: str
     kind: str
     parent: str | None
     created: int  # seconds since 1970
+    owner: str = "codetune"
 
 
 class Catalog:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from codetune.errors import BadRequestError, CodetuneError
-from codetune.serving.complete import REMOTE, Completer
+from codetune.serving.complete import REMOTE, Answers, Completer
 from codetune.serving.engine import Servable
 from codetune.serving.query import Query
 
@@ -36,11 +36,14 @@ async def compare(
     models: Sequence[str],
     *,
     resolve: Callable[[str | None], Servable] | None = None,
+    started: Callable[[Answers], None] = lambda _: None,
+    worded: Callable[[CodetuneError], str] | None = None,
 ) -> list[Compared]:
     """The answers of `models` to the one prompt of `query`, in their order.
 
     They are asked one after another, so that each has the machine to itself. What one of them
-    cannot answer is said in its place and keeps nobody else from answering.
+    cannot answer is said in its place, in the words of `worded`, and keeps nobody else from
+    answering. `started` hears of each answer when it begins.
 
     Raises:
         BadRequestError: the query is none, asks for several answers, or names no models.
@@ -56,10 +59,9 @@ async def compare(
     for name in models:
         asked = replace(query, model=name, stream=True)
         try:
-            found.append(await _answer(completer, asked, name, resolve))
+            found.append(await _answer(completer, asked, name, resolve, started))
         except CodetuneError as error:
-            message = f"{error.message} {error.advice}".strip()
-            found.append(Compared(name, name, error=message))
+            found.append(Compared(name, name, error=(worded or _plainly)(error)))
     return found
 
 
@@ -68,12 +70,14 @@ async def _answer(
     query: Query,
     name: str,
     resolve: Callable[[str | None], Servable] | None,
+    heard: Callable[[Answers], None],
 ) -> Compared:
     if not name.startswith(REMOTE):  # the time to read weights from disk says nothing of a model
         servable = await asyncio.to_thread(resolve or completer.catalog.resolve, name)
         await asyncio.to_thread(completer.load, servable)
     started = time.perf_counter()
     answers = await completer.start(query, resolve=resolve)
+    heard(answers)
     text, first = "", None
     async for piece in answers.generations[0]:
         if first is None and piece.text:
@@ -92,3 +96,7 @@ async def _answer(
                 seconds=time.perf_counter() - started,
             )
     raise AssertionError("a generation ends with a finish or an error")
+
+
+def _plainly(error: CodetuneError) -> str:
+    return f"{error.message} {error.advice}".strip()

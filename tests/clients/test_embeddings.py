@@ -136,8 +136,11 @@ def test_vectors_of_a_server_elsewhere(server: Running, expected: np.ndarray) ->
 
 @pytest.mark.parametrize(
     "said",
-    [{}, {"data": [{"index": 0}]}, {"data": [{"embedding": [1, "x"]}]}, {"data": "x"}]
-    + [
+    [
+        {},
+        {"data": "x"},
+        {"data": [{"index": 0}]},
+        {"data": [{"embedding": [1, "x"]}]},
         {"data": [{"embedding": [1.0]}, {"embedding": [1.0, 2.0]}]},
         {"data": [{"embedding": [1.0]}]},
     ],

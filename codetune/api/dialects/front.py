@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from codetune.api.auth import actor_of
 from codetune.api.dialects.answering import Run
+from codetune.api.errors import failure_of
 from codetune.errors import (
     BadRequestError,
     ModelError,
@@ -21,7 +22,8 @@ from codetune.errors import (
 )
 from codetune.registry.access import Actor
 from codetune.serving.catalog import Listed, label_of
-from codetune.serving.complete import Completer, Voice
+from codetune.serving.compare import Compared, compare
+from codetune.serving.complete import REMOTE, Completer, Voice
 from codetune.serving.embed import Embedded, Given, embed
 from codetune.serving.engine import Servable
 from codetune.serving.log import CompletionLog
@@ -71,9 +73,24 @@ class Front:
 
         return await embed(self.completer, texts, name, resolve=resolve, truncate=truncate)
 
+    async def compare(self, request: Request, query: Query, names: Sequence[str]) -> list[Compared]:
+        """The answers of several models of the asker's; raises as `serving.compare.compare`."""
+        asker = actor_of(request)
+        return await compare(
+            self.completer,
+            replace(query, tenant=asker.id),
+            names,
+            resolve=lambda name: self._resolve(asker, name),
+            worded=lambda error: failure_of(error, str(request.state.request_id)).message,
+        )
+
     async def listed(self, request: Request) -> list[Listed]:
         """The models that the asker may use."""
         return await run_in_threadpool(self._listed, actor_of(request))
+
+    async def offered(self, request: Request) -> list[Listed]:
+        """The same, and the engines elsewhere, which whoever may ask a model may ask."""
+        return [*await self.listed(request), *_elsewhere(self.completer)]
 
     async def pairs(self, request: Request) -> list[tuple[Listed, Servable | None]]:
         """The models that the asker may use; None beside one that cannot be served just now."""
@@ -153,6 +170,16 @@ class Front:
             elif model in known:
                 entries.append(replace(known[model], id=name))
         return entries
+
+
+def _elsewhere(completer: Completer) -> list[Listed]:
+    """Engines with models of their own, without asking them: names do not wait for a network."""
+    made = []
+    for name, engine in completer.remotes.items():
+        known = engine.options.model
+        root = f"{REMOTE}{name}/{known}" if known else f"{REMOTE}{name}"
+        made.append(Listed(f"{REMOTE}{name}", root, "remote", None, 0, name))
+    return made
 
 
 def not_listed(name: str, entries: Sequence[Listed]) -> RegistryError:

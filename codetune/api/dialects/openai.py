@@ -48,12 +48,12 @@ def routes(front: Front) -> APIRouter:
     @router.get("/models", **described(refusals=LOOKING))
     async def models(request: Request) -> dict[str, Any]:
         """The models that may be asked for."""
-        return {"object": "list", "data": [_model(entry) for entry in await front.listed(request)]}
+        return {"object": "list", "data": [_model(entry) for entry in await front.offered(request)]}
 
     @router.get("/models/{name:path}", **described(refusals=LOOKING))
     async def model(request: Request, name: str) -> dict[str, Any]:
         """One model."""
-        listed = {entry.id: entry for entry in await front.listed(request)}
+        listed = {entry.id: entry for entry in await front.offered(request)}
         if name not in listed:
             raise not_listed(name, list(listed.values()))
         return _model(listed[name])
@@ -132,7 +132,8 @@ def _model(entry: Listed) -> dict[str, Any]:
         "id": entry.id,
         "object": "model",
         "created": entry.created,
-        "owned_by": "codetune",
+        "owned_by": entry.owner,
+        "kind": entry.kind,
         "root": entry.root,
         "parent": entry.parent,
     }

@@ -11,6 +11,7 @@ from codetune.api.permissions import Access
 from codetune.api.routes import (
     adapter_manager,
     analytics,
+    compare,
     completion_server,
     datasets,
     evaluations,
@@ -40,6 +41,7 @@ def parts(workspace: Workspace, front: Front) -> Iterator[tuple[APIRouter, Acces
         settings,
     ):
         yield part.routes(workspace), part.ACCESS
-    yield models.routes(front), models.ACCESS
+    for part in (models, compare):
+        yield part.routes(front), part.ACCESS
     for own in (completion_server, repository_pipeline, adapter_manager):
         yield own.routes(workspace, front), own.ACCESS

@@ -25,7 +25,8 @@ class ModelSeen(BaseModel):
 
     id: str
     root: str = Field(description="The version that a short name stands for.")
-    kind: str = Field(description="base, adapter or full.")
+    kind: str = Field(description="base, adapter or full; remote: an engine elsewhere.")
+    owner: str = Field(description="codetune, or the engine that answers.")
     parent: str | None = Field(description="The base that it was tuned from.")
     created: datetime
 
@@ -41,14 +42,14 @@ def routes(front: Front) -> APIRouter:
         kind: Annotated[str | None, Query(max_length=16, description="Only these.")] = None,
     ) -> Listing[ModelSeen]:
         """The models that you may ask."""
-        found = [e for e in await front.listed(request) if kind is None or e.kind == kind]
+        found = [e for e in await front.offered(request) if kind is None or e.kind == kind]
         page = slice_of(found, part)
         return Listing(**listing(page, [_seen(entry) for entry in page.items]))
 
     @router.get("/{name:path}", responses=refusals())
     async def get_model(request: Request, name: str) -> ModelSeen:
         """One of them."""
-        entries = await front.listed(request)
+        entries = await front.offered(request)
         for entry in entries:
             if entry.id == name:
                 return _seen(entry)
@@ -62,6 +63,7 @@ def _seen(entry: Listed) -> ModelSeen:
         id=entry.id,
         root=entry.root,
         kind=entry.kind,
+        owner=entry.owner,
         parent=entry.parent,
         created=datetime.fromtimestamp(entry.created, UTC),
     )

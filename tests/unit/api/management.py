@@ -6,6 +6,7 @@ import asyncio
 import io
 import subprocess
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
 from codetune.serving.engines.local import LocalEngine
+from codetune.serving.engines.remote import RemoteEngine
 from codetune.workspace.workspace import Workspace
 from tests.accounts import People
 
@@ -30,14 +32,24 @@ class Office:
     """Sends requests to one application, as this or that person."""
 
     def __init__(
-        self, people: People, home: Path, base: Path, roots: tuple[str, ...] = (), *, login: bool
+        self,
+        people: People,
+        home: Path,
+        base: Path,
+        roots: tuple[str, ...] = (),
+        *,
+        login: bool,
+        engines: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.people, self.home = people, home
-        options = ServingOptions(base=str(base))
+        options = ServingOptions.load({"base": str(base), "engines": list(engines)}, "test")
         database = people.logins.database
         self.engine = LocalEngine(options)
         completer = Completer(
-            self.engine, Catalog(Registry(home), options.base, Owners(database)), options
+            self.engine,
+            Catalog(Registry(home), options.base, Owners(database)),
+            options,
+            {each.name: RemoteEngine(each, options) for each in options.engines},
         )
         self.workspace = Workspace.of(database, home, JobOptions(roots=roots))
         self.app: FastAPI = create_app(

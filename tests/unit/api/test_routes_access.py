@@ -230,7 +230,7 @@ def test_null_characters_and_long_values_break_nothing(app: FastAPI, people: Peo
         httpx.Request("GET", f"{site}/api/v1/me", headers={b"X-API-Key": b"ct_\xff"}),
     ]
     for answer in call(app, *asked):
-        assert answer.status_code in (200, 201, 400, 401, 404), (answer.request.url, answer.text)
+        assert answer.status_code in (200, 201, 401, 404, 422), (answer.request.url, answer.text)
 
 
 def test_the_openapi_document_names_every_status_of_accounts(app: FastAPI) -> None:

@@ -87,14 +87,14 @@ def test_the_pipelines_calls_speak_of_what_was_ingested_last(alone: Office, tmp_
     alone(None, "POST /query", 409, json={"q": "What?", "model": "fine-tuned"})
     alone(None, "POST /query?model=fine-tuned", 409, json={"q": "What?"})
     alone(None, "POST /query", 404, json={"q": "What?", "model": "gemini"})
-    alone(None, "POST /query?model=a", 400, json={"q": "What?", "model": "b"})
+    alone(None, "POST /query?model=a", 422, json={"q": "What?", "model": "b"})
     body = {"q": "What?", "model": "tiny", "max_tokens": 2}
     assert alone(None, "POST /query", 200, json=body).json()["model"] == "tiny"
 
 
 def test_documents_grow_in_one_folder(team: Office, tmp_path: Path) -> None:
     team("ada", "POST /fine-tuning/setup", 409)
-    team("ada", "POST /documents", 400)
+    team("ada", "POST /documents", 422)
     first = team("ada", "POST /documents", 201, files={"file": ("a.md", b"# A\n")}).json()
     more = [("files", ("b.md", b"# B\n")), ("files", ("../a.md", b"# A again\n"))]
     second = team("ada", "POST /documents", 201, files=more).json()

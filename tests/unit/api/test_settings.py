@@ -29,7 +29,7 @@ def test_a_secret_is_written_and_never_told(team: Office) -> None:
     made = team("ada", f"PUT {path}", 200, json={"value": SECRET})
     listed = team("ada", "GET /api/v1/settings", 200)
     assert listed.json()[0]["is_set"] and listed.json()[0]["value"] is None
-    short = team("ada", f"PUT {path}", 400, json={"value": "short-secret"})
+    short = team("ada", f"PUT {path}", 422, json={"value": "short-secret"})
     wrong = team("ada", f"PUT {path}", 422, json={"value": [SECRET]})
     acts = team("root1", "GET /api/v1/audit", 200)
     for answer in (made, listed, short, wrong, acts):
@@ -58,7 +58,7 @@ def test_a_signed_push_queues_the_signers_sources(team: Office) -> None:
     other = {"repository": {"clone_url": "https://github.com/team/other"}}
     assert push(team, 202, body=other).json()["job_ids"] == []
     assert push(team, 202, **{"X-GitHub-Event": "ping"}).json()["job_ids"] == []
-    push(team, 400, body=[])
+    push(team, 422, body=[])
     with_account = team.people.ids["ada"]
     team("root1", f"PATCH /api/v1/users/{with_account}", 200, json={"disabled": True})
     push(team, 401)

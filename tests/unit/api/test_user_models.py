@@ -75,7 +75,7 @@ def test_promoted_and_rolled_back(team: Office, shop: str) -> None:
 def test_shared_with_a_team(team: Office, shop: str) -> None:
     path, team_id = f"PUT {LIST}/{shop}/sharing", team.people.team_id
     team("ada", path, 404, json={"visibility": "team", "team_id": "team_x"})
-    team("ada", path, 400, json={"visibility": "team"})
+    team("ada", path, 422, json={"visibility": "team"})
     team("ada", path, 200, json={"visibility": "team", "team_id": team_id})
     assert (names(team, "bob"), names(team, "vic"), names(team, "eve")) == (
         ["ada/shop"],
