@@ -123,11 +123,19 @@ class Instant:
 
         return EngineStats()
 
+    def engines(self) -> dict[str, Any]:
+        return {"instant": self}
+
+    def name_of(self, model: Servable) -> str:
+        return "instant"
+
     def close(self, drain: float = 0.0) -> None: ...
 
 
 class Answer:
     """One token, and the end."""
+
+    generated, first, prompt_tokens = 1, 0.0, None
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         from codetune.serving.engine import Finish, Piece

@@ -6,6 +6,8 @@ one column of the table, so a step costs one pass over `len(a) / 64` machine wor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 def edit_distance(a: str, b: str) -> int:
     """The fewest insertions, deletions and substitutions that turn `a` into `b`."""
@@ -13,6 +15,19 @@ def edit_distance(a: str, b: str) -> int:
         return 0
     if not a or not b:
         return len(a) + len(b)
+    *_, distance = _distances(a, b)
+    return distance
+
+
+def distance_to_beginning(a: str, b: str) -> int:
+    """The fewest edits that turn `a` into a text that `b` begins with: what follows is free."""
+    if not a:
+        return 0
+    return min((len(a), *_distances(a, b)))  # at worst all of it is deleted
+
+
+def _distances(a: str, b: str) -> Iterator[int]:
+    """The edit distances of `a`, not empty, and `b[:1]`, `b[:2]`, … `b`."""
     places: dict[str, int] = {}
     for position, character in enumerate(a):
         places[character] = places.get(character, 0) | (1 << position)
@@ -23,9 +38,9 @@ def edit_distance(a: str, b: str) -> int:
         diagonal = (((matches & plus) + plus) ^ plus) | matches | minus
         up, down = minus | (~(diagonal | plus) & mask), plus & diagonal
         distance += bool(up & last) - bool(down & last)
+        yield distance
         up, down = ((up << 1) | 1) & mask, (down << 1) & mask
         plus, minus = down | (~(diagonal | up) & mask), up & diagonal
-    return distance
 
 
 def edit_similarity(a: str, b: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
@@ -11,28 +12,28 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from codetune import __version__
+from codetune.api import monitoring
 from codetune.api.auth import Gate
 from codetune.api.dialects import embeddings, llamacpp, mistral, ollama, openai, tabby, vllm
-from codetune.api.dialects.bodies import described
 from codetune.api.dialects.front import Front
 from codetune.api.errors import failure_of, is_own, plain_failure, style_of
 from codetune.api.guard import LOOPBACK, Guard
+from codetune.api.metrics import Metrics, Traffic
 from codetune.api.permissions import Access, Permissions
 from codetune.api.stream import ClientGoneError
+from codetune.api.watch import NOBODY_LISTENS, RequestRecord, Watch, record_of
 from codetune.errors import CodetuneError
 from codetune.serving.complete import Completer
 from codetune.serving.log import CompletionLog, MemoryLog
 
 if TYPE_CHECKING:
     from codetune.accounts.logins import Logins
+    from codetune.serving.usage import UsageBook
     from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
-    "GET /health": "public",
     "GET /openapi.json": "public",
 }
-_NOBODY_LISTENS = 499  # nginx's number for it; seen in logs only
-
 
 _BROKEN = "json_invalid"
 # What pydantic says of a body as a whole that is no JSON object, or not there.
@@ -47,16 +48,19 @@ def create_app(
     login: bool = False,
     log: CompletionLog | None = None,
     workspace: Workspace | None = None,
+    usage: UsageBook | None = None,
 ) -> FastAPI:
     """The application that serves `completer`; `hosts` are the names it may be called by.
 
     With `logins` there are accounts; with `login` nobody is served without one. `log` keeps
-    what editors say of completions. With a `workspace` there is the management surface.
+    what editors say of completions. With a `workspace` there is the management surface. `usage`
+    hears of every request that a model answered.
     """
     app = FastAPI(title="codetune", version=__version__, docs_url=None, redoc_url=None)
     app.state.login = login
     tables: list[Access] = [ACCESS]
-    front = Front(completer, log or MemoryLog())
+    log = log or MemoryLog()
+    front = Front(completer, log)
     for dialect in (openai, mistral, llamacpp, ollama, tabby, vllm, embeddings):
         app.include_router(dialect.routes(front))
         tables.append(dialect.ACCESS)
@@ -73,21 +77,33 @@ def create_app(
             app.include_router(router)
             tables.append(access)
 
-    @app.get("/health", **described(refusals={}))
-    async def health() -> dict[str, object]:
-        return {"status": "ok", "version": __version__, **completer.engine.busy()}
+    database = logins.database if logins is not None else None
+    app.state.readiness = monitoring.Readiness(completer, database)
+    traffic = Traffic()
+    work = partial(monitoring.work_of, database) if database is not None else None
+    metrics = Metrics(completer.engine, traffic, log.fates, work)
+    app.include_router(monitoring.routes(completer, app.state.readiness, metrics))
+    tables.append(monitoring.ACCESS)
+
+    def ended(record: RequestRecord) -> None:
+        traffic.ended(record)
+        if usage is not None:
+            record.write_down(usage)
 
     app.add_exception_handler(CodetuneError, _failed)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientGoneError, _nobody)
-    app.add_middleware(Gate, permissions=Permissions(tables), logins=logins, login=login)
+    permissions = Permissions(tables)
+    app.add_middleware(Gate, permissions=permissions, logins=logins, login=login)
     app.add_middleware(Guard, hosts=tuple(hosts))
+    app.add_middleware(Watch, route_of=permissions.route, begun=traffic.begun, ended=ended)
     return app
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     failure = failure_of(error, str(request.state.request_id), own=is_own(request.url.path))
+    record_of(request).error = failure.code
     body = failure.body(style_of(request.url.path))
     return JSONResponse(body, failure.status, failure.headers)
 
@@ -101,6 +117,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     }.get(error.status_code, str(error.detail))
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     failure = plain_failure(error.status_code, message, code)
+    record_of(request).error = failure.code
     body = failure.body(style_of(request.url.path))
     return JSONResponse(body, error.status_code, dict(error.headers or {}))
 
@@ -118,4 +135,4 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=_NOBODY_LISTENS)
+    return Response(status_code=NOBODY_LISTENS)

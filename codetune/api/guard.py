@@ -1,4 +1,4 @@
-"""The outermost layer: who may ask, how much, and what happens when something breaks.
+"""The layer below the watch: who may ask, how much, and what happens when something breaks.
 
 A server on loopback is reachable from every web page in the user's browser: by DNS rebinding
 (the page's own name suddenly means 127.0.0.1) and by cross-site posts. Both show in the Host
@@ -8,7 +8,6 @@ and Origin headers, which are checked; there are no CORS headers at all.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -39,7 +38,7 @@ class BodyTooLargeError(Exception):
 
 
 class Guard:
-    """ASGI middleware: request ids, host check, body limit, security headers, opaque errors.
+    """ASGI middleware: host check, body limit, security headers, opaque errors.
 
     Where everybody has to log in, `hosts` may be `ANY_HOST`: a foreign page's requests carry no
     login, because there are no cookies.
@@ -56,15 +55,14 @@ class Guard:
             return
         if scope["path"].startswith(_OWN) and scope["path"].endswith("/"):
             scope["path"] = scope["path"].rstrip("/")
-        request_id = f"req-{secrets.token_hex(8)}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
         started = False
 
         async def tagged(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                headers = list(message.get("headers", []))
                 said = {name.lower() for name, _ in headers}
                 headers += [(k, v) for k, v in _SECURITY.items() if k not in said]
                 message = {**message, "headers": headers}
@@ -79,7 +77,7 @@ class Guard:
         except BodyTooLargeError:
             await answer(self._too_large(limit), scope, tagged)
         except Exception as error:
-            failure = failure_of(error, request_id)
+            failure = failure_of(error, state.get("request_id", ""))
             if started:
                 raise  # too late for a status; the connection breaks off
             await answer(failure, scope, tagged)
@@ -120,6 +118,8 @@ class Guard:
 
 async def answer(failure: Failure, scope: Scope, send: Send) -> None:
     """Send a failure in the words of the path's dialect."""
+    if (record := scope.get("state", {}).get("record")) is not None:
+        record.error = failure.code
     body = json.dumps(failure.body(style_of(scope["path"]))).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))}
     raw = [(k.lower().encode(), v.encode()) for k, v in {**headers, **failure.headers}.items()]

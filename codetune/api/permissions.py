@@ -29,24 +29,29 @@ class Permissions:
             for route, level in table.items():
                 if self.levels.setdefault(route, level) != level:
                     raise ValueError(f"{route} is declared twice, as different things")
-        self._plain = {_normal(r): v for r, v in self.levels.items() if "{" not in r}
+        self._plain = {_normal(r): r for r in self.levels if "{" not in r}
         templates = [r.split(" ", 1) for r in self.levels if "{" in r]
         # A template with fewer parameters says more: /models/info before /models/{name}.
         templates.sort(key=lambda split: (split[1].count("{"), ":path" in split[1], -len(split[1])))
         self._templates = [
-            (method, compile_path(path.rstrip("/") or "/")[0], self.levels[f"{method} {path}"])
+            (method, compile_path(path.rstrip("/") or "/")[0], f"{method} {path}")
             for method, path in templates
         ]
 
     def of(self, method: str, path: str) -> Level | None:
         """The level of a request; None if no route is declared for it."""
+        route = self.route(method, path)
+        return None if route is None else self.levels[route]
+
+    def route(self, method: str, path: str) -> str | None:
+        """The declared "METHOD /path/{template}" that a request is for."""
         method = "GET" if method == "HEAD" else method
         path = path.rstrip("/") or "/"
-        if (level := self._plain.get(f"{method} {path}")) is not None:
-            return level
-        for its_method, pattern, level in self._templates:
+        if (route := self._plain.get(f"{method} {path}")) is not None:
+            return route
+        for its_method, pattern, route in self._templates:
             if its_method == method and pattern.match(path):
-                return level
+                return route
         return None
 
 

@@ -8,6 +8,8 @@ import ipaddress
 import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
 from types import FrameType
 
 import uvicorn
@@ -17,6 +19,7 @@ from codetune.errors import ConfigError, ServingError
 from codetune.serving.engine import Engine
 
 _GRACE = 0.5  # seconds that running answers have to end after Ctrl-C
+_TICK = 0.1  # seconds between two looks whether to stop
 
 
 class Server(uvicorn.Server):
@@ -28,10 +31,15 @@ class Server(uvicorn.Server):
         engine: Engine,
         listening: Callable[[], None] = lambda: None,
         *,
+        load: Callable[[], object] | None = None,
         drain: float = _GRACE,
     ) -> None:
+        """`load` reads the weights while /health answers already, and /ready says that it waits;
+        `listening` is called when that is done.
+        """
         config = uvicorn.Config(
             app,
+            log_config=None,  # the handlers of whoever runs this
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -39,6 +47,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._engine, self._listening, self._drain = engine, listening, drain
+        self._app, self._load = app, load
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ctrl-C comes from somebody who waits."""
@@ -48,15 +57,35 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._listening()
+        if self._load is not None:
+            loaded: Future[object] = Future()
+            # A daemon: Ctrl-C does not wait until a large model has been read.
+            Thread(target=_settle, args=(loaded, self._load), daemon=True).start()
+            waiting = asyncio.wrap_future(loaded)
+            while not (self.should_exit or waiting.done()):
+                await asyncio.wait({waiting}, timeout=_TICK)
+            if waiting.done() and (error := waiting.exception()) is not None:
+                await self.shutdown(sockets)
+                raise error
+        if not self.should_exit:
+            self._listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Running answers may end within `drain` seconds; then they are told that this is the end.
 
         Who comes in the meantime is told so at once.
         """
+        self._app.state.readiness.draining = True
         await asyncio.to_thread(self._engine.close, self._drain)
         await super().shutdown(sockets)
+
+
+def _settle(future: Future[object], work: Callable[[], object]) -> None:
+    future.set_running_or_notify_cancel()
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def listen(host: str, port: int, *, public: bool = False) -> socket.socket:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from contextlib import nullcontext
-from functools import partial
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,12 @@ if TYPE_CHECKING:
     help="Keep the code around completions whose fate an editor reports, for later training.",
 )
 @click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="How each request is logged on standard error: for people, or one JSON object a line.  "
+    "[text]",
+)
+@click.option(
     "--jobs",
     "slots",
     type=click.IntRange(0, 256),
@@ -102,6 +108,7 @@ def serve(
     slots: int | None,
     roots: tuple[str, ...],
     keep_texts: bool,
+    log_format: str | None,
 ) -> None:
     """Serve the base and your tuned models with OpenAI's API.
 
@@ -123,6 +130,7 @@ def serve(
     from codetune.accounts.users import have_admin
     from codetune.api.app import create_app
     from codetune.api.guard import ANY_HOST, LOOPBACK
+    from codetune.api.logs import logging_to
     from codetune.api.server import Server, is_loopback, listen
     from codetune.artifacts import home
     from codetune.interrupt import exit_status, unhurried
@@ -133,6 +141,7 @@ def serve(
     from codetune.registry.ownership import Owners
     from codetune.serving.local import local_completer
     from codetune.serving.log import StoredLog
+    from codetune.serving.usage import UsageBook
     from codetune.store.database import Database
     from codetune.workspace.workspace import Workspace
 
@@ -142,18 +151,17 @@ def serve(
         "dtype": dtype,
         "adapter_roots": list(roots) or None,
         "keep_texts": keep_texts or None,
+        "log_format": log_format,
     }
     given = {f"serving.{name}": value for name, value in values.items()}
     options = load_project(config, given).serving
-    with Database.open(database) as opened:
+    with logging_to(sys.stderr, options.log_format), Database.open(database) as opened:
         with opened.session() as session:
             login = have_admin(session)
         logins = Logins(opened, home(), AccountOptions(registration=register))
         with listen(host, port, public=login) as listener:
-            completer = local_completer(options, Owners(opened))
+            completer, usage = local_completer(options, Owners(opened)), UsageBook(opened)
             try:
-                for name in preload or (None,):
-                    completer.load(completer.catalog.resolve_model(LOCAL, name))
                 port = listener.getsockname()[1]
                 shown = f"[{host}]" if ":" in host else host
                 names = {*LOOPBACK, shown, *allowed}
@@ -164,12 +172,21 @@ def serve(
                     login=login,
                     log=StoredLog(opened, keep_texts=options.keep_texts),
                     workspace=Workspace.of(opened, home(), job_options(home())),
+                    usage=usage,
                 )
-                hello = partial(_say_hello, f"http://{shown}:{port}", completer, login)
-                with nullcontext() if slots == 0 else WorkerProcess(opened, home(), slots):
-                    server = Server(app, completer.engine, hello, drain=options.drain_seconds)
-                    with unhurried(signal.SIGTERM):
-                        server.run([listener])
+
+                def load() -> None:
+                    for name in preload or (None,):
+                        completer.load(completer.catalog.resolve_model(LOCAL, name))
+
+                def begin() -> None:
+                    if slots != 0:
+                        stack.enter_context(WorkerProcess(opened, home(), slots))
+                    _say_hello(f"http://{shown}:{port}", completer, login)
+
+                with ExitStack() as stack, usage, unhurried(signal.SIGTERM):
+                    drain = options.drain_seconds
+                    Server(app, completer.engine, begin, load=load, drain=drain).run([listener])
             except KeyboardInterrupt as error:
                 click.echo("Stopped.")
                 raise click.exceptions.Exit(exit_status(error)) from error

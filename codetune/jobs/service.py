@@ -32,6 +32,7 @@ from codetune.sources.identity import without_credentials
 from codetune.store.database import Database
 from codetune.store.jobs import ENDED, STATES, Job, JobWorker
 from codetune.store.users import User
+from codetune.tracing import REQUEST_ID
 
 POLL = 0.3  # seconds between two looks for news of a job that is followed
 PING = 15.0  # seconds of silence after which a follower is told that the line still stands
@@ -111,7 +112,8 @@ class Jobs:
             )
             session.add(job)
             session.flush()
-            add_event(session, job.id, "state", {"state": "queued"}, now)
+            asked = {"request_id": request} if (request := REQUEST_ID.get()) else {}
+            add_event(session, job.id, "state", {"state": "queued", **asked}, now)
             return job
 
     def get(self, actor: Actor | None, job_id: str) -> Job:
@@ -252,9 +254,7 @@ class Jobs:
     def workers(self) -> Sequence[JobWorker]:
         """The workers that were heard of within the last minute."""
         with self._database.session() as session:
-            now = clock(session)
-            found = session.scalars(select(JobWorker).order_by(JobWorker.started)).all()
-        return [worker for worker in found if (now - worker.seen).total_seconds() < _ALIVE]
+            return living(session)
 
     def owners(self, jobs: Iterable[Job]) -> dict[str, str]:
         """The names of the jobs' owners by their ids."""
@@ -312,6 +312,13 @@ def public(job: Job, owner: str | None = None, *, places: bool = False) -> dict[
 
 def has_ended(job: Job) -> bool:
     return job.state in ENDED
+
+
+def living(session: Session) -> Sequence[JobWorker]:
+    """The workers that were heard of within the last minute."""
+    now = clock(session)
+    found = session.scalars(select(JobWorker).order_by(JobWorker.started)).all()
+    return [worker for worker in found if (now - worker.seen).total_seconds() < _ALIVE]
 
 
 def _held(session: Session, actor: Actor | None, action: Action, job_id: str) -> Job:

@@ -16,15 +16,16 @@ from codetune.errors import ForbiddenError, NotFoundError
 from codetune.store.owned import Owned
 from codetune.store.users import LOCAL_USER
 
-Action = Literal["read", "use", "create", "write", "delete", "share", "manage"]
+Action = Literal["read", "use", "create", "write", "delete", "share", "observe", "manage"]
 Role = Literal["admin", "member", "viewer"]
 
-# What each role may do at all. "use" is to ask a model; "manage" is the server itself: users,
+# What each role may do at all. "use" is to ask a model; "observe" to read the server's metrics;
+# "manage" is the server itself: users,
 # teams, audit, settings of all, and what belongs to others.
 ROLES: Mapping[str, frozenset[Action]] = {
     "viewer": frozenset({"read", "use"}),
     "member": frozenset({"read", "use", "create", "write", "delete", "share"}),
-    "admin": frozenset({"read", "use", "create", "write", "delete", "share", "manage"}),
+    "admin": frozenset({"read", "use", "create", "write", "delete", "share", "observe", "manage"}),
 }
 # What a token of each scope may be used for. An editor needs "complete" alone, which also lists
 # the models that may be asked.
@@ -32,7 +33,8 @@ SCOPES: Mapping[str, frozenset[Action]] = {
     "complete": frozenset({"use"}),
     "read": frozenset({"read"}),
     "write": frozenset({"create", "write", "delete", "share"}),
-    "admin": frozenset({"manage"}),
+    "metrics": frozenset({"observe"}),  # all that a scraper needs
+    "admin": frozenset({"observe", "manage"}),
 }
 ALL_SCOPES = frozenset(SCOPES)
 _SHARED: frozenset[Action] = frozenset({"read", "use"})  # what sharing gives to others

@@ -40,10 +40,21 @@ _WINDOW_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Tokens that answers took, whether they were finished or not."""
+
+    prompt_tokens: int = 0
+    tokens: int = 0
+    first: float | None = None  # seconds to the first token of any of them
+
+
+@dataclass(frozen=True)
 class Answers:
     """The answers under way, prompt by prompt, `n` for each."""
 
     model: str
+    kind: str  # of model: base, adapter, full or remote
+    engine: str  # one of `Engine.engines`
     prompts: list[list[int]]  # empty where a remote model reads the text itself
     texts: Sequence[str | None]  # the prompts, for `echo`; None for those that are not plain text
     generations: list[Generation]
@@ -56,6 +67,19 @@ class Answers:
     def cancel(self) -> None:
         for generation in self.generations:
             generation.cancel()
+
+    def spent(self) -> Spent:
+        """What they have taken until now. A prompt counts once, when an answer to it began."""
+        read, each = 0, len(self.generations) // len(self.prompts)
+        for number, ids in enumerate(self.prompts):
+            begun = [g for g in self.generations[number * each :][:each] if g.generated]
+            counts = [g.prompt_tokens for g in begun if g.prompt_tokens is not None]
+            read += (counts or [len(ids)])[0] if begun else 0
+        return Spent(
+            prompt_tokens=read,
+            tokens=sum(generation.generated for generation in self.generations),
+            first=min((g.first for g in self.generations if g.first is not None), default=None),
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +149,8 @@ class Completer:
             prompt.text if isinstance(prompt, Text) and isinstance(prompt.text, str) else None
             for prompt in query.prompts
         ]
-        return Answers(model.id, prompts, texts, generations, voice.renderer)
+        engine, renderer = self.engine.name_of(model), voice.renderer
+        return Answers(model.id, model.kind, engine, prompts, texts, generations, renderer)
 
     async def _start_remote(self, query: Query, name: str) -> Answers:
         """Pass a query on as it came: nobody here knows that model's tokenizer."""
@@ -155,7 +180,8 @@ class Completer:
             prompt.text if isinstance(prompt, Text) and isinstance(prompt.text, str) else ""
             for prompt in query.prompts
         ]
-        return Answers(name, [[] for _ in query.prompts], texts, generations, renderer)
+        prompts: list[list[int]] = [[] for _ in query.prompts]
+        return Answers(name, "remote", engine, prompts, texts, generations, renderer)
 
     def load(self, model: Servable | str | None) -> Servable:
         """Load a model before it is asked for; blocks."""

@@ -152,6 +152,11 @@ class ServingOptions(Options):
     engines: list[EngineOptions] = option(
         default_factory=list, description="Servers that answer beside the embedded engine."
     )
+    log_format: Literal["text", "json"] = option(
+        "text",
+        description="How the server's log on standard error is written: lines for people, or one "
+        "JSON object a line. Neither holds prompts, answers or tokens.",
+    )
     drain_seconds: float = option(
         10.0,
         ge=0,
@@ -177,4 +182,6 @@ class ServingOptions(Options):
             for value in values:
                 if value is not None and values.count(value) > 1:
                     raise ValueError(f"two engines have the {field} '{value}'")
+        if any(engine.name == EMBEDDED_ENGINE for engine in engines):
+            raise ValueError(f"'{EMBEDDED_ENGINE}' is the embedded engine; choose another name")
         return engines

@@ -5,7 +5,7 @@ Prompts, names, limits and dialects stand in front of it and are the same for ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -114,6 +114,18 @@ class Piece:
 class Generation(Protocol):
     """An answer under way."""
 
+    @property
+    def generated(self) -> int:
+        """Tokens so far, whether anybody was given them or not."""
+
+    @property
+    def first(self) -> float | None:
+        """Seconds from the submission to the first token; None before it."""
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """The prompt's, as a remote engine counted them; None: as we did."""
+
     def __aiter__(self) -> AsyncIterator[Piece]:
         """The pieces; raises a ServingError or ModelError where it breaks off."""
 
@@ -154,6 +166,12 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """What has been counted, and how things stand."""
+
+    def engines(self) -> Mapping[str, Engine]:
+        """The engines that this one is made of, by the names that metrics and logs give them."""
+
+    def name_of(self, model: Servable) -> str:
+        """Which of `engines` answers for `model`."""
 
     def close(self, drain: float = 0.0) -> None:
         """Take no more jobs, give those under way `drain` seconds, break off the rest; blocks."""

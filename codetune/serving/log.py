@@ -9,6 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from codetune.errors import RegistryError
+from codetune.serving.fates import STAYED, Fates, Remains, Tally
 
 if TYPE_CHECKING:
     from codetune.store.database import Database
@@ -30,6 +31,7 @@ class Logged:
     tokens: int = 0
     seconds: float = 0.0
     texts: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "unknown"  # of model: base, adapter, full or remote
 
 
 class CompletionLog(Protocol):
@@ -47,6 +49,9 @@ class CompletionLog(Protocol):
             RegistryError: `owner` was given no such completion.
         """
 
+    def fates(self) -> Mapping[str, Fates]:
+        """What became of completions since the start, by the kind of model."""
+
 
 class MemoryLog:
     """The latest completions and their events, for a server without a database."""
@@ -54,6 +59,7 @@ class MemoryLog:
     def __init__(self) -> None:
         self._lock = Lock()
         self._kept: OrderedDict[str, tuple[Logged, list[dict[str, Any]]]] = OrderedDict()
+        self._tally = Tally()
 
     def completion(self, entry: Logged) -> None:
         with self._lock:
@@ -68,7 +74,12 @@ class MemoryLog:
             kept = self._kept.get(completion)
             if kept is None or kept[0].owner != owner:
                 raise _unknown(completion)
+            if all(event["kind"] != kind for event in kept[1]):
+                self._tally.event(kept[0].kind, kind)
             kept[1].append({"kind": kind, "choice": choice, **details})
+
+    def fates(self) -> Mapping[str, Fates]:
+        return self._tally.read()
 
     def events(self, completion: str) -> list[dict[str, Any]]:
         """What was said of a completion, in its order."""
@@ -79,19 +90,25 @@ class MemoryLog:
 class StoredLog:
     """Completions and events in the database."""
 
-    def __init__(self, database: Database, *, keep_texts: bool = False) -> None:
+    def __init__(
+        self, database: Database, *, keep_texts: bool = False, remains: Remains | None = None
+    ) -> None:
         """`keep_texts`: also what stood around the cursor, and what was answered."""
         self._database, self._keep_texts = database, keep_texts
+        self._tally, self._remains = Tally(), remains or Remains()
 
     def completion(self, entry: Logged) -> None:
-        from codetune.store.completions import Completion
+        from codetune.store.completions import Completion, CompletionEvent
 
+        prefix, suffix = entry.texts.get("prefix", ""), entry.texts.get("suffix", "")
+        stayed = self._remains.look(entry.owner, entry.path, prefix + suffix)
         details: dict[str, Any] = {
             "language": entry.language,
             "path": entry.path,
             "prompt_tokens": entry.prompt_tokens,
             "tokens": entry.tokens,
             "seconds": round(entry.seconds, 4),
+            "kind": entry.kind,
         }
         if self._keep_texts:
             # PostgreSQL's JSON takes no null characters.
@@ -106,21 +123,43 @@ class StoredLog:
                     details=details,
                 )
             )
+            for one in stayed:
+                found = {"edit_ratio": round(one.ratio, 4), "seconds": round(one.seconds)}
+                session.add(
+                    CompletionEvent(completion_id=one.completion, kind=STAYED, details=found)
+                )
+        for one in stayed:
+            self._tally.edited(one.kind, one.ratio)
+        text = entry.texts.get("text", "")
+        self._remains.show(entry.id, entry.owner, entry.path, entry.kind, prefix, text)
 
     def event(
         self, owner: str, completion: str, kind: str, *, choice: int, details: Mapping[str, Any]
     ) -> None:
+        from sqlalchemy import select
+
         from codetune.store.completions import Completion, CompletionEvent
 
         with self._database.write() as session:
             found = session.get(Completion, completion)
             if found is None or found.owner_id != owner:
                 raise _unknown(completion)
+            told = select(CompletionEvent.id).where(
+                CompletionEvent.completion_id == completion, CompletionEvent.kind == kind
+            )
+            is_new = session.scalar(told.limit(1)) is None
             session.add(
                 CompletionEvent(
                     completion_id=completion, kind=kind, choice=choice, details=dict(details)
                 )
             )
+        if is_new:
+            self._tally.event(str(found.details.get("kind", "unknown")), kind)
+        if kind == "select":
+            self._remains.accept(completion, line=details.get("select_kind") == "line")
+
+    def fates(self) -> Mapping[str, Fates]:
+        return self._tally.read()
 
 
 def _unknown(completion: str) -> RegistryError:

@@ -68,6 +68,16 @@ def migrate(database: Database) -> None:
             connection.invalidate()  # with its pragmas
 
 
+def is_current(database: Database) -> bool:
+    """Whether the schema is this version's just now: another process may have changed it.
+
+    Raises:
+        StoreError: the database does not answer, or a newer version has written it.
+    """
+    with database.session() as session:
+        return version_of(session.connection()) == versions()[-1]
+
+
 def configuration(connection: Connection) -> Config:
     """Alembic's configuration, without an ini file."""
     from alembic.config import Config

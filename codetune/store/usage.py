@@ -11,7 +11,7 @@ from codetune.store.base import BIGINT, NAME, Base
 
 
 class Usage(Base):
-    """Requests and tokens of one day (UTC)."""
+    """Requests, tokens and seconds of one day (UTC), those that were cancelled included."""
 
     __tablename__ = "usage"
 
@@ -23,3 +23,7 @@ class Usage(Base):
     requests: Mapped[int] = mapped_column(BIGINT, default=0)
     prompt_tokens: Mapped[int] = mapped_column(BIGINT, default=0)
     completion_tokens: Mapped[int] = mapped_column(BIGINT, default=0)
+    cancelled: Mapped[int] = mapped_column(BIGINT, default=0)  # of the requests
+    seconds: Mapped[float] = mapped_column(default=0.0)  # of all requests together
+    first_seconds: Mapped[float] = mapped_column(default=0.0)  # to the first tokens, together
+    answered: Mapped[int] = mapped_column(BIGINT, default=0)  # requests that had a first token

@@ -8,10 +8,12 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,8 @@ def test_serve_says_how_to_use_it_and_ctrl_c_ends_it(
     out = printed.read_text()
     assert time.monotonic() - started < 2
     assert process.returncode == 130, err
-    assert err == ""
+    # Nothing but the request, which was broken off or could just end.
+    assert re.fullmatch(r"\S+Z POST /v1/completions 200 request_id=req-\w{16} .*\n", err), err
     for expected in (
         "shop  → shop:1",
         "tiny  (base)",
@@ -96,10 +99,18 @@ def test_serve_says_how_to_use_it_and_ctrl_c_ends_it(
 
 
 def test_sigterm_lets_answers_under_way_end(
-    serve: tuple[subprocess.Popen[str], int, Path],
+    serve: tuple[subprocess.Popen[str], int, Path], team_home: tuple[Path, BaseModel]
 ) -> None:
-    """Who comes afterwards is refused; what runs is finished, then the server ends."""
+    """Who comes afterwards is refused; what runs is finished and counted, then the server ends."""
+
+    def used() -> tuple[int, int]:
+        with closing(sqlite3.connect(team_home[0] / "codetune.db")) as database:
+            sums = "coalesce(sum(requests), 0), coalesce(sum(completion_tokens), 0)"
+            requests, tokens = database.execute(f"SELECT {sums} FROM usage").fetchone()
+            return requests, tokens
+
     process, port, _ = serve
+    before = used()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     body = {"prompt": "x", "max_tokens": 400, "n": 4, "temperature": 0, "stream": True}
     connection.request("POST", "/v1/completions", json.dumps(body))
@@ -111,7 +122,10 @@ def test_sigterm_lets_answers_under_way_end(
     assert rest.endswith(b"data: [DONE]\n\n")
     assert rest.count(b'"finish_reason":"') == 4  # none was broken off
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (143, "")
+    assert process.returncode == 143
+    (line,) = err.splitlines()
+    assert " tokens=1600 " in line
+    assert used() == (before[0] + 1, before[1] + 1600)
 
 
 def test_a_port_in_use_ends_with_2(call: Call) -> None:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from codetune.api.errors import Failure, failure_of
 from codetune.api.stream import EventStream, while_connected
+from codetune.api.watch import RequestRecord, record_of
 from codetune.serving.complete import Answers
 from codetune.serving.engine import Finish, Generation, Piece, TokenScore
 from codetune.serving.query import Query
@@ -52,6 +53,7 @@ class Run:
 
     def __init__(self, answers: Answers, query: Query) -> None:
         self.asked_model, self.prompts, self.texts = answers.model, answers.prompts, answers.texts
+        self.kind = answers.kind
         self.query = query
         self.created = int(time.time())
         self.cuts: Sequence[Cut] = ()  # one for each answer, or none at all
@@ -193,14 +195,14 @@ async def respond(request: Request, run: Run, shape: Shape, *, stream: bool) -> 
     except BaseException:
         run.cancel()
         raise
-    request_id = str(request.state.request_id)
-    return EventStream(_stream(run, shape, request_id, first, pieces), shape.media_type)
+    record = record_of(request)
+    return EventStream(_stream(run, shape, record, first, pieces), shape.media_type)
 
 
 async def _stream(
     run: Run,
     shape: Shape,
-    request_id: str,
+    record: RequestRecord,
     first: tuple[int, Piece],
     rest: AsyncIterator[tuple[int, Piece]],
 ) -> AsyncIterator[bytes]:
@@ -215,7 +217,9 @@ async def _stream(
         for event in shape.closing(run):
             yield event
     except Exception as error:
-        for event in shape.broken(failure_of(error, request_id)):
+        failure = failure_of(error, record.id)
+        record.error = failure.code or "failed"
+        for event in shape.broken(failure):
             yield event
     finally:
         run.cancel()

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from codetune.api.auth import actor_of
 from codetune.api.dialects.answering import Run
 from codetune.api.errors import failure_of
+from codetune.api.watch import record_of
 from codetune.errors import (
     BadRequestError,
     ModelError,
@@ -55,6 +56,7 @@ class Front:
         asker = actor_of(request)
         query = replace(query, tenant=asker.id)
         answers = await self.completer.start(query, resolve=lambda name: self._resolve(asker, name))
+        record_of(request).answers.append(answers)
         return Run(answers, query)
 
     async def embed(

@@ -146,6 +146,7 @@ async def complete(request: Request, front: Front, body: CompletionRequest) -> R
             "suffix": body.segments.suffix or "",
             "text": whole.text,
         },
+        kind=run.kind,
     )
     response.background = BackgroundTask(front.log.completion, entry)  # the editor waits
     return response

@@ -23,6 +23,8 @@ class RemoteGeneration:
         self.started = time.monotonic()
         self.finish: Finish | None = None
         self.error: CodetuneError | None = None
+        self.first: float | None = None
+        self._pieces = 0  # with text; each is a token, as far as anybody here knows
         self._queue: Events = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._pump(pieces, deadline))
@@ -30,6 +32,14 @@ class RemoteGeneration:
 
     def __aiter__(self) -> AsyncIterator[Piece]:
         return heard(self._queue, self.cancel)
+
+    @property
+    def generated(self) -> int:
+        return self._pieces if self.finish is None else self.finish.tokens
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        return None if self.finish is None else self.finish.prompt_tokens
 
     def cancel(self) -> None:
         """Nobody listens any more: the connection is closed, which frees the place there."""
@@ -50,6 +60,9 @@ class RemoteGeneration:
         try:
             async with asyncio.timeout(deadline):
                 async for piece in pieces:
+                    if self.first is None:
+                        self.first = time.monotonic() - self.started
+                    self._pieces += bool(piece.text)
                     self.finish = piece.finish
                     self._queue.put_nowait(piece)
         except TimeoutError:

@@ -116,6 +116,12 @@ class LocalEngine:
             prefix_bytes=sum(usage.prefixes for usage in usages),
         )
 
+    def engines(self) -> dict[str, LocalEngine]:
+        return {EMBEDDED_ENGINE: self}
+
+    def name_of(self, model: Servable) -> str:
+        return EMBEDDED_ENGINE
+
     def close(self, drain: float = 0.0) -> None:
         with self._wake:
             self._closing = True

@@ -121,6 +121,12 @@ class RemoteEngine:
             self._stats, running=len(self._under_way), adapters=self._adapters.count, models=1
         )
 
+    def engines(self) -> dict[str, RemoteEngine]:
+        return {self.options.name: self}
+
+    def name_of(self, model: Servable) -> str:
+        return self.options.name
+
     def close(self, drain: float = 0.0) -> None:
         self._closing = True
         until = time.monotonic() + drain
@@ -185,9 +191,12 @@ class RemoteEngine:
         if self._closing:
             raise ServingError("The server is shutting down.")
         if time.monotonic() < self._down_until:
+            self._stats.submitted += len(asked)
+            self._stats.failed += len(asked)
             raise self._failed("it could not be reached just now.")
         most = self._serving.max_running + self._serving.max_waiting
         if len(self._under_way) >= most:
+            self._stats.submitted += len(asked)
             self._stats.refused += len(asked)
             raise OverloadedError(
                 f"{len(self._under_way)} requests to '{self.options.name}' are under way.",
@@ -208,8 +217,9 @@ class RemoteEngine:
         self._stats.finished += generation.finish is not None
         self._stats.failed += generation.error is not None
         self._stats.cancelled += generation.finish is None and generation.error is None
+        self._stats.answer_tokens += generation.generated
         if generation.finish is not None:
-            self._stats.answer_tokens += generation.finish.tokens
+            self._stats.prompt_tokens += generation.finish.prompt_tokens or 0
             self._stats.answer_time.add(time.monotonic() - generation.started)
 
     async def _pieces(

@@ -56,6 +56,12 @@ class Router:
                 setattr(total, field.name, added)
         return total
 
+    def engines(self) -> dict[str, Engine]:
+        return {EMBEDDED_ENGINE: self.local, **self.remotes}
+
+    def name_of(self, model: Servable) -> str:
+        return self.engine_of(model).name_of(model)
+
     def close(self, drain: float = 0.0) -> None:
         for remote in self.remotes.values():
             remote.close(drain)

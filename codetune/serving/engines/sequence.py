@@ -46,6 +46,11 @@ class Sequence:
         return len(self.ids) - len(self.job.prompt)
 
     @property
+    def prompt_tokens(self) -> None:
+        """As everybody here counts them."""
+        return
+
+    @property
     def adapter(self) -> str | None:
         """The key of the adapter that its rows use; None for plain weights."""
         return str(self.job.model.folder) if self.job.model.kind == "adapter" else None

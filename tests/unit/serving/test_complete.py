@@ -42,6 +42,9 @@ class Recorder:
     def busy(self) -> dict[str, int]:
         return {}
 
+    def name_of(self, model: Servable) -> str:
+        return "recorder"
+
 
 @pytest.fixture(scope="module")
 def home(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
