@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from codetune.artifacts import write_json
@@ -14,6 +14,8 @@ from codetune.records import ModelCard
 from codetune.registry.cards import COUNTERS, Registry
 from codetune.registry.files import CARD, folder_name, read_card_file
 from codetune.registry.store import GONE, NEW, link_tree, locked, sync_tree
+
+_UNDER_WAY = ".renaming-"
 
 
 def save_as(registry: Registry, ref: str, name: str) -> ModelCard:
@@ -32,11 +34,22 @@ def save_as(registry: Registry, ref: str, name: str) -> ModelCard:
     return registry.put(replace(card, id=name, name=name, version=0), origin, folder)
 
 
-def rename(registry: Registry, name: str, new: str) -> None:
-    """Call all versions of `name` `new`; their numbers stay.
+@dataclass(frozen=True)
+class Rename:
+    """A name that is being changed: its versions stand under both until `settle` ends it."""
 
-    The versions stand under the new name before they are gone under the old one: who dies in
-    between leaves both.
+    file: Path
+    owned: str  # the id of the row that says which of the names it is
+    old: str
+    new: str
+    versions: tuple[int, ...]
+
+
+def begin_rename(registry: Registry, name: str, new: str, owned: str) -> None:
+    """Let all versions of `name` stand under `new`, too; their numbers stay.
+
+    What is under way is written down first, so that `settle` ends it whoever dies meanwhile;
+    `owned` is the id of the model's row.
 
     Raises:
         RegistryError: there is no such model, it is a base, or the name cannot be used.
@@ -49,13 +62,39 @@ def rename(registry: Registry, name: str, new: str) -> None:
         if any(card.name == new for card in cards):
             raise ConflictError(f"There is a model '{new}' already.")
         mine = [card for card in cards if card.name == name]
+        file = registry.root / f"{_UNDER_WAY}{secrets.token_hex(8)}.json"
+        versions = [card.version for card in mine]
+        write_json(file, {"owned": owned, "old": name, "new": new, "versions": versions})
         for card in mine:
             _link(registry, card, new)
         _keep_count(registry.root, name, new)
-        for card in mine:
-            gone = registry.root / f"{GONE}{secrets.token_hex(8)}"
-            registry.folder(card).rename(gone)
-            shutil.rmtree(gone)
+
+
+def under_way(registry: Registry) -> list[Rename]:
+    """The renames that have begun and not ended."""
+    found = []
+    for file in sorted(registry.root.glob(f"{_UNDER_WAY}*.json")):
+        try:
+            said = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            continue  # it has just ended
+        found.append(Rename(file, said["owned"], said["old"], said["new"], tuple(said["versions"])))
+    return found
+
+
+def settle(registry: Registry, rename: Rename, name: str) -> None:
+    """End a rename: its versions stand under `name` alone, which is the old or the new one."""
+    other = rename.new if name == rename.old else rename.old
+    with locked(registry.root):
+        if not rename.file.exists():
+            return
+        for version in rename.versions:
+            place = registry.root / folder_name(other, version)
+            if place.exists():
+                gone = registry.root / f"{GONE}{secrets.token_hex(8)}"
+                place.rename(gone)
+                shutil.rmtree(gone)
+        rename.file.unlink()
 
 
 def _link(registry: Registry, card: ModelCard, name: str) -> None:

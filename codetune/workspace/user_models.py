@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from codetune.errors import ConflictError, NotFoundError
+from codetune.errors import BadRequestError, ConflictError, NotFoundError, RegistryError
 from codetune.records import ModelCard
 from codetune.registry import naming
 from codetune.registry.access import (
@@ -29,6 +29,7 @@ from codetune.store.models import Model
 from codetune.store.teams import Team
 from codetune.workspace.orders import Order, Orders
 from codetune.workspace.pages import Page, Window, slice_of
+from codetune.workspace.renames import end_renames, take_turn
 from codetune.workspace.workspace import Workspace
 
 
@@ -87,7 +88,7 @@ class UserModels:
         if job.kind != "tune" or job.state != "succeeded" or job.result is None:
             raise ConflictError(f"The job {tuning_id} has made no model.")
         made, kept = str(job.result["model"]), saved_as(actor, name)
-        self._work.registry.check_name(kept)
+        self._check_name(kept)
         with self._work.database.write() as session:
             row = claim(session, actor, kept)
             row.details = {**row.details, "description": description, "tuning": job.id}
@@ -122,19 +123,24 @@ class UserModels:
 
         Raises:
             NotFoundError, ForbiddenError: it is not the actor's.
+            BadRequestError: it cannot be a name.
             ConflictError: the name is taken.
         """
-        model, new = self.get(actor, model_id, "write"), saved_as(actor, name)
-        self._work.registry.check_name(new)
-        with self._work.database.write() as session:
-            row = self._row(session, model)
-            if new != row.name:
-                if session.scalar(select(Model.id).where(Model.name == new)) is not None:
-                    raise ConflictError(f"The name '{name}' is taken.")
-                row.name = new
-                session.flush()
-                naming.rename(self._work.registry, model.name, new)
-            return self._of(session, new)
+        work, new = self._work, saved_as(actor, name)
+        model = self.get(actor, model_id, "write")
+        self._check_name(new)
+        try:
+            with work.database.write() as session:
+                take_turn(work.database, session)
+                row = self._row(session, model)
+                if new != row.name:
+                    if session.scalar(select(Model.id).where(Model.name == new)) is not None:
+                        raise ConflictError(f"The name '{name}' is taken.")
+                    naming.begin_rename(work.registry, row.name, new, row.id)
+                    row.name = new
+        finally:
+            end_renames(work.database, work.registry)
+        return self.get(actor, model_id)
 
     def promote(self, actor: Actor, model_id: str, version: int) -> UserModel:
         """Make a version the one that the name stands for.
@@ -211,6 +217,12 @@ class UserModels:
         row = session.scalar(select(Model).where(Model.name == name))
         cards = [card for card in self._work.registry.list() if card.name == name]
         return _model(name, row, cards)
+
+    def _check_name(self, name: str) -> None:
+        try:
+            self._work.registry.check_name(name)
+        except RegistryError as error:
+            raise BadRequestError(error.message, param="name", advice=error.advice) from error
 
     def _row(self, session: Session, model: UserModel) -> Model:
         """The model's row, made now if nobody had claimed it."""

@@ -10,6 +10,7 @@ from codetune.jobs.service import Jobs
 from codetune.registry.cards import Registry
 from codetune.registry.ownership import Owners
 from codetune.store.database import Database
+from codetune.workspace.renames import end_renames
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Workspace:
 
     @classmethod
     def of(cls, database: Database, home: Path, options: JobOptions | None = None) -> Workspace:
-        """The workspace of a database and a home."""
+        """The workspace of a database and a home; what was begun there and not ended is ended."""
         jobs = Jobs(database, options, home)
-        return cls(database, home, jobs, Registry(home), Owners(database))
+        registry = Registry(home)
+        end_renames(database, registry)
+        return cls(database, home, jobs, registry, Owners(database))
