@@ -34,7 +34,11 @@ class DataRecipe(Options):
         description="Share of chunks with a hole to fill (FIM); they are shorter than the others, "
         "so that about half of the tokens are in them.",
     )
-    spm_rate: float = option(0.3, description="Share of FIM chunks with the suffix first.")
+    spm_rate: float = option(
+        0.8,
+        description="Share of FIM chunks with the suffix first: what fills the hole then follows "
+        "the prefix as in any text, which is all that a small model needs to have learned.",
+    )
     repo_header_rate: float = option(0.35, description="Chunks with repository and path header.")
     path_header_rate: float = option(0.20, description="Chunks with a path header only.")
     chunks_per_file: int = option(24, description="Most chunks of one file in one reading.")
@@ -52,7 +56,10 @@ class TrainRecipe(Options):
     decay_share: float = option(0.5, description="Share of the budget for the linear decay to 0.")
     averaging: float = option(0.985, description="Per step, of the running average of weights.")
     clip: float = option(1.0, description="Gradient norm limit.")
-    hole_weight: float = option(4.0, description="Weight of what fills a hole (prefix first).")
+    hole_weight: float = option(
+        4.0,
+        description="Weight of what fills a hole (prefix first), and of a hole's end.",
+    )
     short_window: int = option(
         512, description="Context at first: cheap attention, many documents."
     )
