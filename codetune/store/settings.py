@@ -21,6 +21,6 @@ class Setting(Base):
         ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, default=LOCAL_USER
     )
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
-    value: Mapped[dict[str, Any]]  # {"value": …}
+    value: Mapped[dict[str, Any]]  # {"value": …}; of a secret {"sealed": …}
     secret: Mapped[bool] = mapped_column(default=False)  # never returned
     updated: Mapped[datetime] = mapped_column(default=now, onupdate=now)

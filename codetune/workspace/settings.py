@@ -1,4 +1,7 @@
-"""Settings of the server's users; a secret is written and used, and never read back."""
+"""Settings of the server's users; a secret is written and used, and never read back.
+
+In the database a secret stands as `accounts.vault` has sealed it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from datetime import datetime
 
 from sqlalchemy import delete, select
 
+from codetune.accounts.vault import Vault
 from codetune.errors import BadRequestError, NotFoundError, nearest
 from codetune.registry.access import Actor, require_role
 from codetune.store.settings import Setting
+from codetune.workspace.sealing import purpose_of
 from codetune.workspace.workspace import Workspace
 
 WEBHOOK_SECRET = "webhook.secret"  # noqa: S105 - its name
@@ -54,7 +59,7 @@ class Settings:
     """One's own settings."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._database = workspace.database
+        self._database, self._vault = workspace.database, Vault(workspace.home)
 
     def list(self, actor: Actor) -> Sequence[Shown]:
         """Every setting that there is, and what of it may be seen."""
@@ -76,12 +81,16 @@ class Settings:
             raise BadRequestError(
                 f"'{name}' has {known.shortest} to {known.longest} characters.", param="value"
             )
+        if known.secret:
+            kept = {"sealed": self._vault.seal(value, purpose_of(actor.id, name))}
+        else:
+            kept = {"value": value}
         with self._database.write() as session:
             row = session.get(Setting, (actor.id, name))
             if row is None:
                 row = Setting(owner_id=actor.id, name=name, secret=known.secret)
                 session.add(row)
-            row.value = {"value": value}
+            row.value = kept
             session.flush()
             return _shown(name, row)
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
 
 from codetune.accounts.users import actor_of
-from codetune.errors import BadRequestError, LoginError, SourceError
+from codetune.accounts.vault import Vault
+from codetune.errors import BadRequestError, LoginError, SourceError, StoreError
 from codetune.registry.access import LOCAL, Actor, may
 from codetune.sources.identity import parse_address
 from codetune.store.jobs import Job
@@ -23,9 +25,11 @@ from codetune.store.settings import Setting
 from codetune.store.sources import Source
 from codetune.store.users import User
 from codetune.workspace.orders import Order, Orders
+from codetune.workspace.sealing import opened
 from codetune.workspace.settings import WEBHOOK_SECRET
 from codetune.workspace.workspace import Workspace
 
+_log = logging.getLogger(__name__)
 _ADDRESSES = ("clone_url", "ssh_url", "git_url", "html_url")
 
 
@@ -35,6 +39,7 @@ class Webhooks:
     def __init__(self, workspace: Workspace, *, login: bool) -> None:
         """`login`: this machine's own user takes no part where everybody logs in."""
         self._work, self._login = workspace, login
+        self._vault = Vault(workspace.home)
         self._orders = Orders(workspace)
 
     def receive(self, body: bytes, signature: str, event: str) -> Sequence[Job]:
@@ -64,7 +69,12 @@ class Webhooks:
             rows = session.execute(wanted.where(Setting.name == WEBHOOK_SECRET)).all()
             actors = []
             for setting, user in rows:
-                digest = hmac.new(setting.value["value"].encode(), body, hashlib.sha256)
+                try:
+                    secret = opened(self._vault, setting)
+                except StoreError as error:  # one user's row does not shut out the others
+                    _log.error("A call of %s's hosts cannot be checked: %s", user.name, error)
+                    continue
+                digest = hmac.new(secret.encode(), body, hashlib.sha256)
                 made = f"sha256={digest.hexdigest()}"
                 same = hmac.compare_digest(made.encode(), signature.encode("utf-8", "replace"))
                 if same and not user.disabled and not (self._login and user.id == LOCAL.id):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from codetune.accounts.vault import Vault
 from codetune.jobs.config import JobOptions
 from codetune.jobs.service import Jobs
 from codetune.registry.cards import Registry
 from codetune.registry.ownership import Owners
 from codetune.store.database import Database
 from codetune.workspace.renames import end_renames
+from codetune.workspace.sealing import seal_all
 
 
 @dataclass(frozen=True)
@@ -29,4 +31,5 @@ class Workspace:
         jobs = Jobs(database, options, home)
         registry = Registry(home)
         end_renames(database, registry)
+        seal_all(database, Vault(home))
         return cls(database, home, jobs, registry, Owners(database))
