@@ -123,6 +123,8 @@ _COUNTERS = (
     ("prompt_tokens", "prompt_tokens", "Tokens of prompts that were read."),
     ("reused_tokens", "prompt_tokens_reused", "Of them, those that were not computed again."),
     ("answer_tokens", "generated_tokens", "Tokens that were generated."),
+    ("embedded", "embedded_texts", "Texts whose vectors were made."),
+    ("embedded_tokens", "embedded_tokens", "Tokens of those texts."),
     ("steps", "steps", "Steps of the embedded engine; each gives a batch its next tokens."),
     ("prefix_hits", "prefix_cache_hits", "Prompts whose beginning had been read before."),
     ("adapter_loads", "adapter_loads", "Adapters that were read from disk."),

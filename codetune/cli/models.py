@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from codetune.errors import CodetuneError
     from codetune.records import ModelCard
     from codetune.registry.cards import Registry
+    from codetune.workspace.analytics import Quality
+
+_ALWAYS = 36_500  # days
 
 
 @click.command()
@@ -131,10 +134,10 @@ def show(model: str, as_json: bool) -> None:
 
     registry = Registry(home())
     card = registry.get(model)
-    search = registry.search_of(card)
+    search, quality = registry.search_of(card), _quality(card)
     if as_json:
-        extra = {"folder": str(registry.folder(card))} | ({"search": search} if search else {})
-        print_json({**asdict(card), **extra})
+        extra = {"folder": str(registry.folder(card)), "quality": _numbers(quality)}
+        print_json({**asdict(card), **extra, **({"search": search} if search else {})})
         return
     rows = {
         "model": card.id,
@@ -150,6 +153,7 @@ def show(model: str, as_json: bool) -> None:
         "config digest": card.config_digest,
         "parents": ", ".join(card.parents),
         "search": search_line(search) if search else "",
+        "in editors": _in_editors(quality),
         "folder": str(registry.folder(card)),
     }
     for key, value in rows.items():
@@ -161,6 +165,36 @@ def show(model: str, as_json: bool) -> None:
     if search:
         click.echo()
         trials_table(search)
+
+
+def _quality(card: ModelCard) -> Quality:
+    """What became of its completions in the editors that this home's server has served."""
+    from codetune.cli.store import reading
+    from codetune.registry.access import LOCAL
+    from codetune.store.database import is_there
+    from codetune.workspace.analytics import Quality, quality
+
+    nothing = Quality(card.id)
+    if not is_there():
+        return nothing
+    with reading() as session:
+        return next(iter(quality(session, LOCAL, _ALWAYS, [card.id])), nothing)
+
+
+def _numbers(quality: Quality) -> dict[str, Any]:
+    rates = {"accept_rate": quality.accept_rate, "dismiss_rate": quality.dismiss_rate}
+    return {**asdict(quality), **rates}
+
+
+def _in_editors(quality: Quality) -> str:
+    if quality.accept_rate is None:
+        return ""
+    said = f"{quality.shown} shown, {quality.accept_rate:.0%} accepted"
+    if quality.dismissed:
+        said += f", {quality.dismiss_rate:.0%} dismissed"
+    if quality.edit_ratio is not None:
+        said += f"; of {quality.looked_at} seen later, {quality.edit_ratio:.0%} was changed"
+    return said
 
 
 @click.command()

@@ -225,6 +225,39 @@ def audit(limit: int, action: str | None, actor: str | None, as_json: bool) -> N
     show_rows(rows, "at", "actor", "action", "subject", "address")
 
 
+@users.command()
+@click.option(
+    "--days", default=30, show_default=True, type=click.IntRange(1, 3650), help="Today included."
+)
+@click.option("--by-day", is_flag=True, help="A row for each day.")
+@json_option
+def usage(days: int, by_day: bool, as_json: bool) -> None:
+    """Show who asked how much of which model; days are those of UTC.
+
+    \b
+    Examples:
+      codetune users usage
+      codetune users usage --days 7 --by-day
+      codetune users usage --json
+    """
+    from dataclasses import asdict
+
+    from codetune.registry.access import LOCAL
+    from codetune.workspace import analytics
+
+    with reading() as session:
+        used = analytics.usage(session, LOCAL, days, by_day=by_day)
+    rows = [asdict(one) for one in used]
+    if as_json:
+        print_json({"days": days, "usage": rows})
+        return
+    for row in rows:
+        for field in ("seconds", "first_token_seconds"):
+            row[field] = None if row[field] is None else f"{row[field]:.3f}"
+    columns = ("user", "model", "requests", "cancelled", "prompt_tokens", "tokens", "seconds")
+    show_rows(rows, *(("day",) if by_day else ()), *columns, "first_token_seconds")
+
+
 def _set_disabled(name: str, disabled: bool) -> None:
     from codetune.accounts import users as accounts
 

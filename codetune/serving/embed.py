@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codetune.errors import BadRequestError, RegistryError, nearest
-from codetune.serving.complete import REMOTE, Completer, Voice
+from codetune.serving.complete import REMOTE, Completer, Spent, Voice
 from codetune.serving.engine import Passage, Servable
 
 MOST_TEXTS = 2048  # OpenAI's limits, as those of tokens
@@ -25,8 +25,13 @@ class Embedded:
     """The vectors of some texts [texts, size], float32, and the tokens that were read."""
 
     model: str
+    engine: str  # one of `Engine.engines`
     vectors: np.ndarray
     tokens: int
+
+    def spent(self) -> Spent:
+        """What they took: texts are read, and nothing is generated."""
+        return Spent(prompt_tokens=self.tokens)
 
 
 async def embed(
@@ -61,7 +66,7 @@ async def embed(
     servable, passages = await asyncio.to_thread(prepare)
     vectors = await completer.engine.embed(servable, passages)
     tokens = sum(len(passage.ids) - passage.start for passage in passages)
-    return Embedded(servable.id, vectors, tokens)
+    return Embedded(servable.id, completer.engine.name_of(servable), vectors, tokens)
 
 
 async def _remote(completer: Completer, texts: Sequence[Given], name: str) -> Embedded:
@@ -70,7 +75,7 @@ async def _remote(completer: Completer, texts: Sequence[Given], name: str) -> Em
         advice = nearest(engine, completer.remotes)
         raise RegistryError(f"There is no engine '{engine}'.", advice=advice)
     vectors, tokens = await completer.remotes[engine].vectors(texts, model or None)
-    return Embedded(name, vectors, tokens)
+    return Embedded(name, engine, vectors, tokens)
 
 
 def _passages(voice: Voice, texts: Sequence[Given], *, truncate: bool) -> list[Passage]:

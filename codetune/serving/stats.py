@@ -53,6 +53,8 @@ class EngineStats:
     reused_tokens: int = 0  # … of them, not computed again
     prefix_hits: int = 0  # prompts of which something was not computed again
     answer_tokens: int = 0
+    embedded: int = 0  # texts whose vectors were made
+    embedded_tokens: int = 0
     steps: int = 0
     adapter_loads: int = 0
     adapter_evictions: int = 0  # for room, or after idle time

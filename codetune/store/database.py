@@ -133,6 +133,11 @@ class Database:
         self.close()
 
 
+def is_there() -> bool:
+    """Whether `Database.open` would find a database, and not make one."""
+    return bool(os.environ.get(VARIABLE)) or (home() / FILE).is_file()
+
+
 @contextmanager
 def renamed(where: str) -> Iterator[None]:
     """The one place where the driver's errors get names of ours."""

@@ -73,7 +73,9 @@ class Front:
         def resolve(called: str | None) -> Servable:
             return self._resolve(asker, called)
 
-        return await embed(self.completer, texts, name, resolve=resolve, truncate=truncate)
+        found = await embed(self.completer, texts, name, resolve=resolve, truncate=truncate)
+        record_of(request).answers.append(found)
+        return found
 
     async def compare(self, request: Request, query: Query, names: Sequence[str]) -> list[Compared]:
         """The answers of several models of the asker's; raises as `serving.compare.compare`."""
@@ -83,6 +85,7 @@ class Front:
             replace(query, tenant=asker.id),
             names,
             resolve=lambda name: self._resolve(asker, name),
+            started=record_of(request).answers.append,
             worded=lambda error: failure_of(error, str(request.state.request_id)).message,
         )
 

@@ -84,7 +84,10 @@ class LocalEngine:
         return sequences
 
     async def embed(self, model: Servable, passages: Collection[Passage]) -> np.ndarray:
-        return await self._embedder.embed(model, list(passages))
+        vectors = await self._embedder.embed(model, list(passages))
+        self._stats.embedded += len(passages)
+        self._stats.embedded_tokens += sum(len(passage.ids) for passage in passages)
+        return vectors
 
     def load(self, model: Servable) -> None:
         self._pool.wait(model)

@@ -151,7 +151,10 @@ class RemoteEngine:
     async def vectors(self, texts: Passages, model: str | None) -> tuple[np.ndarray, int]:
         """The vectors that its own `model` makes, and their tokens; raises as `ask_for_vectors`."""
         name, _ = await self._target(None, model)
-        return await ask_for_vectors(self.options, self._call, name, texts)
+        vectors, tokens = await ask_for_vectors(self.options, self._call, name, texts)
+        self._stats.embedded += len(texts)
+        self._stats.embedded_tokens += tokens
+        return vectors, tokens
 
     async def health(self) -> Health:
         """Ask whether it is there; never raises."""

@@ -58,6 +58,9 @@ def test_counts_are_ones_own_and_everybodys_for_administrators(team: Office) -> 
             "accepted": 1,
             "dismissed": 1,
             "accept_rate": 0.5,
+            "dismiss_rate": 0.5,
+            "looked_at": 0,
+            "edit_ratio": None,
             "prompt_tokens": 20,
             "tokens": 8,
         }
