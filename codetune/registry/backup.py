@@ -1,7 +1,8 @@
-"""A backup of the database and the models in one file, made while they are in use.
+"""A backup of the database, the models and what was sent, in one file, made while all is in use.
 
-The file is a tar of `database/<table>.jsonl` and `models/<version>/…`, and last of
-`manifest.json` with the SHA-256 of everything before it: a file that was cut off has none.
+The file is a tar of `database/<table>.jsonl`, `models/<version>/…`, `datasets/<id>/…` and
+`uploads/<id>/…`, and last of `manifest.json` with the SHA-256 of everything before it: a file
+that was cut off has none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import secrets
 import shutil
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,10 +28,12 @@ from codetune.errors import ConflictError, StoreError
 from codetune.registry.files import model_folders
 from codetune.registry.store import check_model, link_tree, locked, naming_errors, sync_tree
 from codetune.store.database import Database
-from codetune.store.dump import dump, is_in_use, load, snapshot
+from codetune.store.dump import SENT, dump, is_in_use, load, sent_folders, snapshot
 
 _MANIFEST, _FORMAT = "manifest.json", 1
-_NAMES = re.compile(r"database/[a-z_]{1,64}\.jsonl|models/[0-9a-zA-Z_-]{1,64}/[^\0]{1,400}")
+_NAMES = re.compile(
+    r"database/[a-z_]{1,64}\.jsonl|(?:models|datasets|uploads)/[0-9a-zA-Z_-]{1,64}/[^\0]{1,4000}"
+)
 _FORGOTTEN = 86_400.0  # seconds
 _COPIED = frozenset({"versions.json"})  # beside the models' folders
 
@@ -48,9 +51,9 @@ class Backup:
 
 
 def back_up(database: Database, home: Path, file: Path) -> Backup:
-    """Write the database and the models of `home` to `file`, each as it was at one moment.
+    """Write the database, models and uploads of `home` to `file`, as they were at one moment.
 
-    Servers and jobs go on meanwhile: models are held by hard links, the database by one
+    Servers and jobs go on meanwhile: files are held by hard links, the database by one
     transaction that only reads.
 
     Raises:
@@ -61,6 +64,7 @@ def back_up(database: Database, home: Path, file: Path) -> Backup:
         raise ConflictError(f"{file} is there already.", advice="Name another file.")
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     with naming_errors(home), _scratch(home, "backup") as held:
+        _hold_sent(home, held)  # before: what a row of that moment names may be deleted after it
         with database.session() as session:
             with locked(home / "models"):
                 schema = snapshot(session)
@@ -69,6 +73,7 @@ def back_up(database: Database, home: Path, file: Path) -> Backup:
                 for name in _COPIED:
                     if (home / "models" / name).exists():
                         shutil.copy2(home / "models" / name, held / name)
+            _hold_sent(home, held, sent_folders(session))
             (held / "database").mkdir()
             dump(session, held / "database")
         try:
@@ -82,7 +87,7 @@ def back_up(database: Database, home: Path, file: Path) -> Backup:
 
 
 def restore(database: Database, home: Path, file: Path, *, replace: bool = False) -> Backup:
-    """Put the database and the models of a backup in the place of those that are here.
+    """Put a backup's database, models and uploads in the place of those that are here.
 
     Everything is read and checked before anything is touched; then all of it happens, or
     nothing. The server has to be stopped.
@@ -102,33 +107,66 @@ def restore(database: Database, home: Path, file: Path, *, replace: bool = False
         )
     with naming_errors(home), _scratch(home, "restore") as new:
         found = _read(file, new)
-        (new / "models").mkdir(exist_ok=True)
+        for name in ("models", *SENT):
+            (new / name).mkdir(exist_ok=True)
+            sync_tree(new / name)
         for folder in model_folders(new / "models"):
             check_model(folder / "model")
-        sync_tree(new / "models")
-        with locked(models), _exchanged(models, new / "models", new / "old") as exchange:
+        (new / "old").mkdir()
+        with locked(models), _exchanged(home, new, ("models", *SENT)) as exchange:
             load(database, new / "database", found.schema, exchange)
     return found
 
 
 @contextmanager
-def _exchanged(here: Path, new: Path, old: Path) -> Iterator[Iterator[None]]:
-    """Put `new` in the place of `here` when it is advanced; back again if what follows fails."""
+def _exchanged(home: Path, new: Path, names: Sequence[str]) -> Iterator[Iterator[None]]:
+    """Put the folders of `new` in the place of `home`'s when it is advanced; back again if what
+    follows fails."""
+    moved: list[tuple[Path, Path]] = []  # from, to
+
+    def move(source: Path, target: Path) -> None:
+        source.rename(target)
+        moved.append((source, target))
 
     def step() -> Iterator[None]:
-        here.rename(old)
-        new.rename(here)
+        for name in names:
+            if (home / name).exists():
+                move(home / name, new / "old" / name)
+            move(new / name, home / name)
         yield
 
     exchange = step()
     try:
         yield exchange
     except BaseException:
-        if old.exists():
-            if here.exists():
-                here.rename(new)
-            old.rename(here)
+        for source, target in reversed(moved):
+            target.rename(source)
         raise
+
+
+def _hold_sent(home: Path, held: Path, wanted: Set[str] | None = None) -> None:
+    """Hold what people have sent, so far as it is not held; with `wanted`, that and no more."""
+    for kind in SENT:
+        there, here = home / kind, held / kind
+        for folder in there.iterdir() if there.is_dir() else ():
+            # A dot: of an upload that is under way.
+            due = "." not in folder.name if wanted is None else f"{kind}/{folder.name}" in wanted
+            if due and not (here / folder.name).exists():
+                _hold(folder, here / folder.name)
+        for folder in here.iterdir() if here.is_dir() else ():
+            if wanted is not None and f"{kind}/{folder.name}" not in wanted:
+                shutil.rmtree(folder)
+
+
+def _hold(folder: Path, held: Path) -> None:
+    """Link a folder that may be deleted meanwhile: whoever does has deleted its row before."""
+    try:
+        link_tree(folder, held)
+    except FileNotFoundError:
+        return
+    except shutil.Error as error:
+        if any(Path(source).exists() for source, *_ in error.args[0]):
+            raise
 
 
 def _write(held: Path, partial: Path, schema: str) -> Backup:
@@ -204,11 +242,12 @@ def _checked(name: str) -> str:
 
 def _backup(values: Mapping[str, Any], size: int) -> Backup:
     files = dict(values["files"])
+    versions = {name.split("/")[1] for name in files if re.match("models/[^/]+/", name)}
     return Backup(
         created=str(values["created"]),
         codetune=str(values["codetune"]),
         schema=str(values["schema"]),
-        models=len({name.split("/")[1] for name in files if name.count("/") > 1}),
+        models=len(versions),
         files=files,
         size=size,
     )

@@ -14,10 +14,13 @@ from sqlalchemy.orm import Session
 
 from codetune.errors import StoreError
 from codetune.store.database import Database
+from codetune.store.datasets import Dataset
 from codetune.store.schema import configuration, version_of, versions
+from codetune.store.sources import Source
 from codetune.store.tables import METADATA
 from codetune.store.users import LOCAL_USER, User
 
+SENT = ("datasets", "uploads")  # folders of the home; a row's location begins with its own
 _AT_ONCE = 500  # rows of one statement
 # What a new database has, too, or what may be lost: they do not make one a database in use.
 _LITTLE = frozenset({"users", "alembic_version", "login_failures", "audit", "job_workers"})
@@ -41,6 +44,13 @@ def dump(session: Session, folder: Path) -> list[Path]:
                 file.write(json.dumps(dict(row), default=_plain, ensure_ascii=False) + "\n")
         made.append(path)
     return made
+
+
+def sent_folders(session: Session) -> set[str]:
+    """The folders below the home that rows refer to: what people have sent."""
+    places = [*session.scalars(select(Dataset.location)), *session.scalars(select(Source.location))]
+    parts = [place.split("/") for place in places]
+    return {"/".join(part[:2]) for part in parts if part[0] in SENT and len(part) > 1}
 
 
 def is_in_use(session: Session) -> bool:

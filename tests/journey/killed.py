@@ -246,13 +246,15 @@ class Disturbed:
             self._begun = self.run.log.stat().st_size if self.run.log.exists() else 0
 
     def _freeze(self) -> None:
-        """The worker stands still until another has its job; then both go on."""
-        (worker,) = self._workers
-        worker.send_signal(signal.SIGSTOP)
+        """The workers stand still until another has the job; then all go on."""
+        asleep = list(self._workers)
+        for worker in asleep:
+            worker.send_signal(signal.SIGSTOP)
         before = self.run.row.claim
         self._add_worker()
         self._wait(lambda: self.run.row.claim > before or self._state not in ("queued", "running"))
-        worker.send_signal(signal.SIGCONT)
+        for worker in asleep:
+            worker.send_signal(signal.SIGCONT)
 
     def _wait(self, holds: Callable[[], Any]) -> None:
         deadline = time.monotonic() + PATIENCE
