@@ -84,6 +84,22 @@ dataset=$(call -X POST "$url/api/v1/datasets/upload" -F "file=@$work/rows.jsonl"
 call "$url/api/v1/datasets/"
 call "$url/api/v1/datasets/$dataset/preview"
 call "$url/api/v1/models/"
+model=$(call "$url/api/v1/models/?kind=base" |
+  python3 -c 'import json, sys; print(json.load(sys.stdin)["items"][0]["id"])')
+pulled=$(call -X POST "$url/api/v1/models/pull" "${json[@]}" -d '{"model": "nano"}' | field id)
+call "$url/api/v1/ollama/models"
+call -X POST "$url/api/v1/ollama/chat" "${json[@]}" -d "{
+  \"model\": \"$model\",
+  \"messages\": [{\"role\": \"user\", \"content\": \"What is a mutex?\"}],
+  \"options\": {\"num_predict\": 8},
+  \"stream\": false
+}"
+call -X POST "$url/api/v1/compare" "${json[@]}" \
+  -d "{\"models\": [\"$model\", \"no-such-model\"], \"prompt\": \"def add(\", \"max_tokens\": 8}"
+call "$url/api/v1/user-models/"
+call "$url/api/v1/settings"
+call "$url/api/v1/analytics/"
+[[ ${TUNE:-} ]] && wait_for "$pulled"
 tuning=$(call -X POST "$url/api/v1/tuning/" "${json[@]}" \
   -d "{\"source\": \"$repository\", \"name\": \"second\", \"datasets\": [{\"id\": \"$dataset\"}]}" |
   field id)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from codetune.store.jobs import Job
 
 # As jobs.work.KINDS and store.jobs.STATES have them; a test keeps them equal.
-KINDS = ("ingest", "dataset", "evaluate", "tune")
+KINDS = ("pull", "ingest", "dataset", "evaluate", "tune")
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
@@ -68,7 +68,7 @@ def submit(
 ) -> None:
     """Put a job of KIND on SOURCE into the queue.
 
-    ingest collects and cleans SOURCE, dataset builds training data of it, evaluate tunes and
+    pull brings the base SOURCE here, ingest collects and cleans SOURCE, dataset builds training data of it, evaluate tunes and
     scores, tune does the whole job and registers the model. The options are `codetune tune`'s;
     what that has finished already is not done again.
 

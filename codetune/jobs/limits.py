@@ -36,6 +36,8 @@ def checked(
         NotFoundError: it goes on from a model that is not the actor's to use.
         UnsafeSourceError, ConfigError: it reads what only the administrator may.
     """
+    if kind == "pull":
+        return Work(kind, _pulled(actor, source, options, folder), {})
     base = _base(actor, config.base, registry, owners)
     settled = config if base == config.base else config.model_copy(update={"base": base})
     source = settled_source(actor, source, options.roots, folder)
@@ -46,6 +48,15 @@ def checked(
     settled = settled.model_copy(update={"name": name})
     _check_paths(settled, options)
     return Work(kind, source, _values(settled))
+
+
+def _pulled(actor: Actor, name: str, options: JobOptions, folder: Path | None) -> str:
+    """A base's name: of the hub, or a folder that the actor may have read."""
+    if actor.is_local:
+        return _local(name, folder)
+    if _PATH.match(name) or Path(name).exists():
+        return str(_below(name, options.roots, "model"))
+    return name
 
 
 def settled_source(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # What each kind of job makes, in this order. Stages that are finished are found, not made anew:
 # whatever ended the attempt before, the next one goes on at the interrupted stage and step.
 KINDS: Mapping[str, tuple[str, ...]] = {
+    "pull": ("fetch",),
     "ingest": ("collect", "clean"),
     "dataset": ("collect", "clean", "build"),
     "evaluate": ("collect", "clean", "build", "train", "evaluate"),
@@ -31,7 +32,7 @@ class Work:
     """What is to be done, as it stands in the job's row: everything that a child needs."""
 
     kind: str
-    source: str
+    source: str  # an address or a path; of a "pull" the base's name
     config: Mapping[str, Any]  # of ProjectConfig; only what differs from the defaults
     folder: str | None = None  # relative paths of the options begin here
     collected: str | None = None  # the source as an earlier attempt has seen it
@@ -49,6 +50,8 @@ def do(work: Work, reporter: Reporter) -> dict[str, Any]:
     Raises:
         CodetuneError: what the user can mend. Anything else is a crash.
     """
+    if work.kind == "pull":
+        return _pull(work.source, reporter)
     from codetune.pipeline import Journey, tuned
     from codetune.project import ProjectConfig
 
@@ -73,6 +76,18 @@ def do(work: Work, reporter: Reporter) -> dict[str, Any]:
     if work.kind == "evaluate":
         result["scorecard"] = json.loads((made / "scorecard.json").read_text())
     return result
+
+
+def _pull(name: str, reporter: Reporter) -> dict[str, Any]:
+    """Bring a base here, checked as every base is, so that nobody waits for it later."""
+    from codetune.models.load import resolve_base
+
+    (stage,) = KINDS["pull"]
+    reporter.stage(stage, 0, 1)
+    base = resolve_base(name)
+    reporter.stages_done(1)
+    facts = {"base": name, "digest": base.digest, "architecture": base.architecture}
+    return {**facts, "artifact": str(base.path)}
 
 
 def _stages(kind: str, config: ProjectConfig) -> tuple[str, ...]:

@@ -56,3 +56,4 @@ def test_every_documented_call_succeeds(
     assert '"generated_text"' in done.stdout
     assert '"trained":true' in done.stdout and '"response"' in done.stdout
     assert done.stdout.count('"answer"') == 2
+    assert '"done":true' in done.stdout and "There is no model 'no-such-model'" in done.stdout

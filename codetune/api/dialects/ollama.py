@@ -44,6 +44,13 @@ _PROTOCOL = "0.12.0"  # the release of Ollama whose API is spoken here; some edi
 def routes(front: Front) -> APIRouter:
     """The routes below /api, and the greeting."""
     router = APIRouter(tags=["Ollama"])
+    _listing(router, front)
+    _asking(router, front)
+    return router
+
+
+def _listing(router: APIRouter, front: Front) -> None:
+    """What there is."""
 
     @router.get("/", **described(refusals={}, answers="text/plain"))
     @router.head("/", include_in_schema=False)
@@ -79,8 +86,12 @@ def routes(front: Front) -> APIRouter:
     async def show(request: Request) -> dict[str, Any]:
         """What a model is like; its template has .Suffix if it fills in the middle."""
         name = read_body(ShowRequest, await request.body()).model
-        model, voice = await find(request, name)
+        model, voice = await _find(front, request, name)
         return await run_in_threadpool(as_shown, name, model, voice)
+
+
+def _asking(router: APIRouter, front: Front) -> None:
+    """What answers."""
 
     @router.post("/api/generate", **described(GenerateRequest, stream=LINES))
     async def generate(request: Request) -> Response:
@@ -88,43 +99,57 @@ def routes(front: Front) -> APIRouter:
         body = read_body(GenerateRequest, await request.body())
         body.check()
         if not body.prompt and not body.suffix:
-            return await loaded(request, body, {"response": ""})
+            return await _loaded(front, request, body, {"response": ""})
         if body.suffix:
-            return await answer(request, body, Fim(body.prompt, body.suffix), chat=False)
-        templated = not body.raw and (await find(request, body.model))[1].renderer.has_chat_template
-        return await answer(request, body, _prompt(body, templated), chat=False)
+            gap = Fim(body.prompt, body.suffix)
+            return await _answer(front, request, body, gap, chat=False)
+        _, voice = await _find(front, request, body.model)
+        prompt = _prompt(body, not body.raw and voice.renderer.has_chat_template)
+        return await _answer(front, request, body, prompt, chat=False)
 
     @router.post("/api/chat", **described(ChatRequest, stream=LINES))
-    async def chat(request: Request) -> Response:
+    async def answer_chat(request: Request) -> Response:
         """Answer a conversation."""
-        body = read_body(ChatRequest, await request.body())
-        body.check()
-        if not body.messages:
-            empty = {"message": {"role": "assistant", "content": ""}}
-            return await loaded(request, body, empty)
-        messages = [message.model_dump(exclude_none=True) for message in body.messages]
-        return await answer(request, body, Chat(messages), chat=True)
+        return await chat(front, request)
 
-    async def find(request: Request, name: str) -> tuple[Servable, Voice]:
-        with missing(name):
-            return await front.voice(request, tag_of(name))
 
-    async def loaded(request: Request, body: Asking, empty: dict[str, Any]) -> Response:
-        """An empty request loads the model, or lets it go; what is idle goes by itself here."""
-        model, _ = await find(request, body.model)
-        reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
-        if reason == "load":
-            await run_in_threadpool(front.completer.load, model)
-        done = {"model": body.model, "created_at": instant(), **empty}
-        return JSONResponse({**done, "done": True, "done_reason": reason})
+async def chat(front: Front, request: Request) -> Response:
+    """The answer to a `ChatRequest`, whole or as a stream of lines.
 
-    async def answer(request: Request, body: Asking, prompt: Prompt, *, chat: bool) -> Response:
-        with missing(body.model):
-            run: Run = await front.start(request, body.query(prompt, tag_of(body.model)))
-        shape = Lines(body.model, chat=chat)
-        return await respond(request, run, shape, stream=body.stream is not False)
+    Raises:
+        BadRequestError: it is none; and as `Front.start`.
+    """
+    body = read_body(ChatRequest, await request.body())
+    body.check()
+    if not body.messages:
+        empty = {"message": {"role": "assistant", "content": ""}}
+        return await _loaded(front, request, body, empty)
+    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    return await _answer(front, request, body, Chat(messages), chat=True)
 
-    return router
+
+async def _find(front: Front, request: Request, name: str) -> tuple[Servable, Voice]:
+    with missing(name):
+        return await front.voice(request, tag_of(name))
+
+
+async def _loaded(front: Front, request: Request, body: Asking, empty: dict[str, Any]) -> Response:
+    """An empty request loads the model, or lets it go; what is idle goes by itself here."""
+    model, _ = await _find(front, request, body.model)
+    reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
+    if reason == "load":
+        await run_in_threadpool(front.completer.load, model)
+    done = {"model": body.model, "created_at": instant(), **empty}
+    return JSONResponse({**done, "done": True, "done_reason": reason})
+
+
+async def _answer(
+    front: Front, request: Request, body: Asking, prompt: Prompt, *, chat: bool
+) -> Response:
+    with missing(body.model):
+        run: Run = await front.start(request, body.query(prompt, tag_of(body.model)))
+    shape = Lines(body.model, chat=chat)
+    return await respond(request, run, shape, stream=body.stream is not False)
 
 
 def _prompt(body: GenerateRequest, templated: bool) -> Prompt:

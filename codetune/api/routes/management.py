@@ -18,6 +18,7 @@ from codetune.api.routes import (
     ingest,
     jobs,
     models,
+    ollama,
     repository_pipeline,
     settings,
     sources,
@@ -41,7 +42,6 @@ def parts(workspace: Workspace, front: Front) -> Iterator[tuple[APIRouter, Acces
         settings,
     ):
         yield part.routes(workspace), part.ACCESS
-    for part in (models, compare):
-        yield part.routes(front), part.ACCESS
-    for own in (completion_server, repository_pipeline, adapter_manager):
+    yield compare.routes(front), compare.ACCESS
+    for own in (models, ollama, completion_server, repository_pipeline, adapter_manager):
         yield own.routes(workspace, front), own.ACCESS

@@ -1,4 +1,4 @@
-"""Models that may be asked: bases, one's own, and shared ones."""
+"""Models that may be asked: bases, one's own, and shared ones; and bases that are fetched."""
 
 from __future__ import annotations
 
@@ -6,18 +6,38 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
+from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front, not_listed
 from codetune.api.permissions import Access
-from codetune.api.routes.shapes import Listing, Part, listing, refusals
+from codetune.api.routes.jobs import JobSeen, job_seen
+from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
 from codetune.serving.catalog import Listed
+from codetune.workspace.orders import Order, Orders
 from codetune.workspace.pages import slice_of
+from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
+    "POST /api/v1/models/pull": "create",
     "GET /api/v1/models": "use",
     "GET /api/v1/models/{name:path}": "use",
 }
+
+
+class Pull(BaseModel):
+    """A base that is to be brought here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(
+        min_length=1,
+        max_length=512,
+        validation_alias=AliasChoices("model", "repo_id", "name"),
+        description="owner/name of the Hugging Face hub, or a folder that the administrator "
+        "allows; also as 'repo_id' or 'name'.",
+    )
 
 
 class ModelSeen(BaseModel):
@@ -31,9 +51,23 @@ class ModelSeen(BaseModel):
     created: datetime
 
 
-def routes(front: Front) -> APIRouter:
+def routes(workspace: Workspace, front: Front) -> APIRouter:
     """The routes of /api/v1/models."""
     router = APIRouter(prefix="/api/v1/models", tags=["models"])
+    orders = Orders(workspace)
+
+    @router.post("/pull", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
+    def pull(request: Request, body: Pull, key: Key = None) -> Response:
+        """Queue a job that fetches a base to tune on: safetensors only, and no code."""
+        order = Order("pull", source=body.model)
+        return created(
+            workspace,
+            request,
+            key,
+            body.model_dump(),
+            lambda: job_seen(orders, orders.submit(actor_of(request), order)),
+            status=202,
+        )
 
     @router.get("", responses=refusals())
     async def list_models(

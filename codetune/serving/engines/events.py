@@ -8,9 +8,17 @@ from typing import Any
 
 import httpx
 
-from codetune.errors import ServingError
+from codetune.errors import CodetuneError, ServingError
 
 _LONGEST_LINE = 1_000_000  # bytes of one event
+
+
+class TryAgainError(Exception):
+    """Nothing of the answer has come; `error` is what the last attempt is answered with."""
+
+    def __init__(self, error: CodetuneError, after: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error, self.after = error, after
 
 
 async def events_of(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

@@ -14,9 +14,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -31,37 +31,20 @@ from codetune.errors import (
 )
 from codetune.serving.config import EngineOptions, ServingOptions
 from codetune.serving.engine import Finish, Job, Passage, Piece, Servable
-from codetune.serving.engines.events import events_of, said_in, text_of
+from codetune.serving.engines.events import TryAgainError, events_of, said_in, text_of
 from codetune.serving.engines.generation import RemoteGeneration
 from codetune.serving.engines.remote_adapters import RemoteAdapters
 from codetune.serving.engines.remote_embeddings import Passages, ask_for_vectors, no_vectors
-from codetune.serving.engines.wires import Asked, Event, read_event, request_of
+from codetune.serving.engines.wires import HEALTH, Asked, Event, Health, read_event, request_of
 from codetune.serving.query import Text
 from codetune.serving.stats import EngineStats
 from codetune.serving.text import StopScanner
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE = 5.0  # seconds between attempts
 _DOWN = 3.0  # seconds for which a server that could not be reached is not asked again
-_HEALTH = {"vllm": "/health", "llamacpp": "/health", "ollama": "/api/version"}
-
-
-@dataclass(frozen=True)
-class Health:
-    """Whether a server answers, and which models it lists."""
-
-    ok: bool
-    message: str = ""
-    models: tuple[str, ...] = ()
-
-
-class _TryAgainError(Exception):
-    """Nothing of the answer has come; `error` is what the last attempt is answered with."""
-
-    def __init__(self, error: CodetuneError, after: float = 0.0) -> None:
-        super().__init__(str(error))
-        self.error, self.after = error, after
 
 
 class RemoteEngine:
@@ -156,10 +139,19 @@ class RemoteEngine:
         self._stats.embedded_tokens += tokens
         return vectors, tokens
 
+    async def pull(self, model: str) -> AsyncGenerator[dict[str, Any]]:
+        """Have an Ollama server fetch a model; what it says meanwhile, its errors included."""
+        body = {"model": model, "stream": True}
+        try:
+            async for said in self._events(f"{self.options.root}/api/pull", body, dict):
+                yield said
+        except TryAgainError as failure:
+            raise failure.error from failure
+
     async def health(self) -> Health:
         """Ask whether it is there; never raises."""
         try:
-            if path := _HEALTH.get(self.options.kind):
+            if path := HEALTH.get(self.options.kind):
                 await self._call("GET", f"{self.options.root}{path}")
             return Health(True, "", tuple(await self.models()))
         except CodetuneError as error:
@@ -239,7 +231,7 @@ class RemoteEngine:
                     begun = True
                     yield piece
                 return
-            except _TryAgainError as failure:
+            except TryAgainError as failure:
                 if begun or attempt == self.options.retries:
                     raise failure.error from failure
                 wait = max(failure.after, pause * random.uniform(0.75, 1.25))
@@ -253,7 +245,7 @@ class RemoteEngine:
         address, body = request_of(self.options, name, asked)
         stops = StopScanner(asked.sampling.stops)  # some servers heed only the first few
         end, chunks = Event(), 0
-        events = self._events(address, body)
+        events = self._events(address, body, read_event)
         try:
             async for event in events:
                 chunks += bool(event.text)
@@ -297,13 +289,15 @@ class RemoteEngine:
             _log.warning("'%s' answers for '%s': %s", base, servable.id, error.message)
             return base, servable.base.name
 
-    async def _events(self, address: str, body: Mapping[str, Any]) -> AsyncGenerator[Event]:
+    async def _events(
+        self, address: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], T]
+    ) -> AsyncGenerator[T]:
         try:
             async with self._client().stream("POST", address, json=body) as response:
                 if response.status_code != 200:
                     self._refuse(response.status_code, response.headers, await text_of(response))
                 async for data in events_of(response):
-                    yield read_event(data)
+                    yield read(data)
         except httpx.TransportError as error:
             raise self._broken(error) from error
         except ServingError as error:
@@ -326,7 +320,7 @@ class RemoteEngine:
         try:
             if response.status_code != 200:
                 self._refuse(response.status_code, response.headers, response.text)
-        except _TryAgainError as failure:
+        except TryAgainError as failure:
             raise failure.error from failure
         try:
             value = response.json()
@@ -362,16 +356,16 @@ class RemoteEngine:
     def _failed(self, reason: str) -> ServingError:
         return ServingError(f"The engine '{self.options.name}' fails: {self._without_key(reason)}")
 
-    def _broken(self, error: httpx.TransportError) -> _TryAgainError:
+    def _broken(self, error: httpx.TransportError) -> TryAgainError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             self._down_until = time.monotonic() + _DOWN
-            return _TryAgainError(self._failed("it cannot be reached."))
+            return TryAgainError(self._failed("it cannot be reached."))
         if isinstance(error, httpx.TimeoutException):
             # It may still be at work on it: once more would only be more work.
-            failed = _TryAgainError(self._failed(f"it was silent for {self.options.timeout:g} s."))
+            failed = TryAgainError(self._failed(f"it was silent for {self.options.timeout:g} s."))
             failed.after = _LONGEST_PAUSE
             return failed
-        return _TryAgainError(self._failed(f"the connection broke ({type(error).__name__})."))
+        return TryAgainError(self._failed(f"the connection broke ({type(error).__name__})."))
 
     def _refuse(self, status: int, headers: Mapping[str, str], text: str) -> None:
         """Raise what an answer other than 200 means."""
@@ -383,9 +377,9 @@ class RemoteEngine:
                 f"The engine '{self.options.name}' has too much to do: {said}",
                 retry_after=max(1, int(seconds)),
             )
-            raise _TryAgainError(busy, seconds)
+            raise TryAgainError(busy, seconds)
         if status in _AGAIN:
-            raise _TryAgainError(self._failed(f"HTTP {status}: {said}"))
+            raise TryAgainError(self._failed(f"HTTP {status}: {said}"))
         if status in (400, 413, 422):
             raise BadRequestError(f"The engine '{self.options.name}' refuses this: {said}")
         if status == 404:

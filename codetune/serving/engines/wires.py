@@ -15,6 +15,17 @@ from codetune.serving.config import EngineOptions
 from codetune.serving.engine import FinishReason, Sampling
 from codetune.serving.query import Chat, Fim, Prompt, Text
 
+HEALTH = {"vllm": "/health", "llamacpp": "/health", "ollama": "/api/version"}
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether a server answers, and which models it lists."""
+
+    ok: bool
+    message: str = ""
+    models: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True)
 class Asked:
