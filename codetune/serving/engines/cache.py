@@ -15,7 +15,8 @@ class KeyValueCache:
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
         self.rows = self.capacity = 0
-        self.layers: list[torch.Tensor] = []  # each [rows, capacity, 2 × kv_width]
+        # Each [2, rows, kv_heads, capacity, head_size]: the keys, and the values.
+        self.layers: list[torch.Tensor] = []
 
     def token_bytes(self) -> int:
         """Bytes that one token takes in all layers."""
@@ -40,12 +41,12 @@ class KeyValueCache:
         rows, length = self.fit(rows, length)
         if rows <= self.rows and length <= self.capacity:
             return
-        width = 2 * self.shape.kv_width
+        size = (2, rows, self.shape.kv_heads, length, self.shape.head_size)
         grown = []
         for number in range(self.shape.layers):
-            new = torch.zeros(rows, length, width, dtype=self.dtype, device=self.device)
+            new = torch.zeros(size, dtype=self.dtype, device=self.device)
             if self.layers:
-                new[: self.rows, : self.capacity] = self.layers[number]
+                new[:, : self.rows, :, : self.capacity] = self.layers[number]
                 self.layers[number] = new  # frees the old one before the next is made
             grown.append(new)
         self.layers, self.rows, self.capacity = grown, rows, length
@@ -53,12 +54,16 @@ class KeyValueCache:
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one row to another."""
         for layer in self.layers:
-            layer[target, :length] = layer[source, :length]
+            layer[:, target, :, :length] = layer[:, source, :, :length]
 
     def fill(self, row: int, values: torch.Tensor) -> None:
-        """Write the first tokens of a row: [layers, tokens, 2 × kv_width]."""
+        """Write the first tokens of a row: [layers, 2, kv_heads, tokens, head_size]."""
         for layer, stored in zip(self.layers, values, strict=True):
-            layer[row, : len(stored)] = stored
+            layer[:, row, :, : stored.shape[2]] = stored
+
+    def stored(self, row: int, length: int) -> torch.Tensor:
+        """A copy of a row's first tokens, as `fill` takes them."""
+        return torch.stack([layer[:, row, :, :length] for layer in self.layers])
 
     def release(self) -> None:
         """Give the memory back; nothing may be running."""
@@ -78,12 +83,12 @@ class Prefill:
             self.mask = mask.masked_fill_(ahead, float("-inf"))
 
     def keep(self, layer: int, keys_values: torch.Tensor) -> None:
-        self.cache.layers[layer][self.row, self.start : self.end] = keys_values
+        new = keys_values.view(len(keys_values), 2, self.cache.shape.kv_heads, -1)
+        self.cache.layers[layer][:, self.row, :, self.start : self.end] = new.permute(1, 2, 0, 3)
 
     def attend(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
         shape = self.cache.shape
-        stored = self.cache.layers[layer][self.row, : self.end]
-        keys, values = stored.view(1, self.end, 2, shape.kv_heads, -1).transpose(1, 3).unbind(2)
+        keys, values = self.cache.layers[layer][:, self.row, None, :, : self.end].unbind(0)
         result = torch.nn.functional.scaled_dot_product_attention(
             queries.view(1, len(queries), shape.heads, -1).transpose(1, 2),
             keys,
@@ -107,27 +112,42 @@ class Decode:
         self.positions = torch.tensor(positions, device=cache.device)
         self.rows = torch.tensor(rows, device=cache.device)
         self.by_row = None if rows == sorted(rows) else self.rows.argsort()
+        # In 16 bits the scores must not be rounded, which the fused operator sees to.
+        self.fused = cache.dtype != torch.float32
         self.mask: torch.Tensor | None = None
         if min(positions) + 1 < self.length:
             places = self.positions if self.by_row is None else self.positions[self.by_row]
             ahead = torch.arange(self.length, device=cache.device) > places[:, None]
             mask = torch.zeros(self.count, self.length, dtype=cache.dtype, device=cache.device)
-            self.mask = mask.masked_fill_(ahead, float("-inf"))[:, None, None]
+            mask = mask.masked_fill_(ahead, float("-inf"))[:, None]
+            heads = cache.shape.kv_heads
+            self.mask = mask[:, None] if self.fused else mask.repeat_interleave(heads, 0)
 
     def keep(self, layer: int, keys_values: torch.Tensor) -> None:
-        self.cache.layers[layer][self.rows, self.positions] = keys_values
+        new = keys_values.view(self.count, 2, self.cache.shape.kv_heads, -1)
+        self.cache.layers[layer][:, self.rows, :, self.positions] = new
 
     def attend(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
-        shape = self.cache.shape
-        stored = self.cache.layers[layer][: self.count, : self.length]
-        stored = stored.view(self.count, self.length, 2, shape.kv_heads, -1)
-        keys, values = stored.permute(2, 0, 3, 1, 4).unbind(0)
-        if self.by_row is not None:
-            queries = queries[self.by_row]
-        # The query heads that share a key head stand where a sequence of queries would.
-        grouped = queries.view(self.count, shape.kv_heads, -1, shape.head_size)
-        result = torch.nn.functional.scaled_dot_product_attention(
-            grouped, keys, values, attn_mask=self.mask
-        )
-        result = result.reshape(self.count, -1)
-        return result if self.by_row is None else result[self.rows]
+        if self.by_row is None:
+            return self._attend(layer, queries)
+        return self._attend(layer, queries[self.by_row])[self.rows]
+
+    def _attend(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
+        """The query heads that share a key head stand where a sequence of queries would."""
+        heads, size = self.cache.shape.kv_heads, self.cache.shape.head_size
+        stored = self.cache.layers[layer][:, : self.count, :, : self.length]
+        if self.fused:
+            keys, values = stored.unbind(0)
+            grouped = queries.view(self.count, heads, -1, size)
+            result = torch.nn.functional.scaled_dot_product_attention(
+                grouped, keys, values, attn_mask=self.mask
+            )
+            return result.reshape(self.count, -1)
+        # For one query a head, plain products take half as long as the fused operator.
+        keys, values = stored.flatten(1, 2).unbind(0)
+        grouped = queries.reshape(self.count * heads, -1, size) * size**-0.5
+        if self.mask is None:
+            scores = torch.bmm(grouped, keys.transpose(1, 2))
+        else:
+            scores = torch.baddbmm(self.mask, grouped, keys.transpose(1, 2))
+        return torch.bmm(scores.softmax(-1), values).view(self.count, -1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from codetune.errors import UnservableModelError
 from codetune.models.load import read_json
 from codetune.serving.engines.decoder import paired
+from codetune.serving.engines.matrices import Adapter, Layout
 from codetune.serving.engines.shape import Shape
 
 # The projections that share an input are one product in the decoder, in this order.
@@ -31,46 +31,6 @@ _KEY = re.compile(r"(base_model\.model\.model\.layers\.(\d+)\.([a-z_.]+))\.lora_
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _HIGHEST_RANK = 1024
 _LOWEST_RANK = 8  # smaller ones are padded to it, larger ones to the next power of two
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """One group of projections: into [in, projections × rank], backs [rank, out] each."""
-
-    into: torch.Tensor
-    backs: tuple[torch.Tensor, ...]
-
-    def add(self, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-        """`result` [rows, outs] and what the adapter adds for `x` [rows, in]."""
-        narrow = x @ self.into
-        if len(self.backs) == 1:
-            return result.addmm_(narrow, self.backs[0])
-        rank = len(self.backs[0])
-        parts = [narrow[:, i * rank : (i + 1) * rank] @ b for i, b in enumerate(self.backs)]
-        return result.add_(torch.cat(parts, 1))
-
-
-Layers = list[dict[str, Matrices]]  # by layer, by group
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One adapter's matrices, all padded with zeros to one rank that other adapters have, too."""
-
-    rank: int
-    layers: Layers
-
-    @property
-    def bytes(self) -> int:
-        return layers_bytes(self.layers)
-
-
-def layers_bytes(layers: Layers) -> int:
-    return sum(
-        m.into.nbytes + sum(back.nbytes for back in m.backs)
-        for layer in layers
-        for m in layer.values()
-    )
 
 
 def is_stackable(folder: Path) -> bool:
@@ -145,41 +105,41 @@ def _check_pair(
     return rank
 
 
-def adapter_bytes(rank: int, shape: Shape, dtype: torch.dtype) -> int:
-    """What an adapter takes in memory; modules that it does not tune are zeros there."""
-    return _padded(rank) * sum(map(sum, widths(shape).values())) * shape.layers * dtype.itemsize
+def layout_of(rank: int, shape: Shape) -> Layout:
+    """How an adapter lies in memory; its rank is padded to one that others have, too."""
+    sizes = widths(shape)
+    groups = tuple(
+        (group, sizes[modules[0]][0], tuple(sizes[name][1] for name in modules))
+        for group, modules in GROUPS.items()
+    )
+    return Layout(max(_LOWEST_RANK, 1 << (rank - 1).bit_length()), shape.layers, groups)
 
 
 def read_adapter(folder: Path, shape: Shape, dtype: torch.dtype, device: torch.device) -> Adapter:
     """Read an adapter that is stackable and that `check_adapter` found safe.
 
+    Modules that it does not tune are zeros.
+
     Raises:
         UnservableModelError: its matrices are damaged or do not fit the base.
     """
-    rank = _padded(check_shapes(folder, shape))
+    adapter = Adapter.zeros(layout_of(check_shapes(folder, shape), shape), dtype, device)
+    rank = adapter.layout.rank
     config = read_json(folder / "adapter_config.json")
     tensors = _read(folder / WEIGHTS)
-    sizes = widths(shape)
-    layers = []
-    for number in range(shape.layers):
-        layer = {}
+    for number, layer in enumerate(adapter.layers):
         for group, modules in GROUPS.items():
-            into = torch.zeros(sizes[modules[0]][0], len(modules), rank, dtype=dtype, device=device)
-            backs = []
-            for place, name in enumerate(modules):
-                back = torch.zeros(rank, sizes[name][1], dtype=dtype, device=device)
+            matrices = [
+                (into, back)
+                for block in layer[group]
+                for into, back in zip(torch.split(block.into[0], rank, 1), block.back, strict=True)
+            ]
+            for name, (into, back) in zip(modules, matrices, strict=True):
                 key = f"base_model.model.model.layers.{number}.{name}"
                 if (down := tensors.get(f"{key}.lora_A.weight")) is not None:
-                    into[:, place, : len(down)] = down.T
+                    into[:, : len(down)] = down.T
                     back[: len(down)] = _scaled(tensors, key, name, config, shape).T
-                backs.append(back)
-            layer[group] = Matrices(into.flatten(1), tuple(backs))
-        layers.append(layer)
-    return Adapter(rank, layers)
-
-
-def _padded(rank: int) -> int:
-    return max(_LOWEST_RANK, 1 << (rank - 1).bit_length())
+    return adapter
 
 
 def _scaled(

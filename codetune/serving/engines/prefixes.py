@@ -31,7 +31,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Kept:
-    """A beginning's tokens, and their keys and values [layers, tokens, 2 × kv_width]."""
+    """A beginning's tokens, and their keys and values as the cache stores them."""
 
     ids: list[int]
     values: torch.Tensor
@@ -75,7 +75,7 @@ class PrefixCache:
         if len(self._own[owner]) >= _PER_OWNER:
             self._drop(next(number for number in self._kept if number in self._own[owner]))
         self.shrink(room - length * cache.token_bytes())
-        kept = Kept(ids, torch.stack([layer[sequence.row, :length] for layer in cache.layers]))
+        kept = Kept(ids, cache.stored(sequence.row, length))
         self._kept[self._next] = (owner, kept)
         self._own[owner][self._next] = kept
         self._next += 1

@@ -16,7 +16,7 @@ from codetune.models.load import BaseModel, check_adapter
 from codetune.serving.engines.bank import AdapterBank
 from codetune.serving.engines.cache import Decode, KeyValueCache, Prefill
 from codetune.serving.engines.decoder import Decoder
-from codetune.serving.engines.lora import adapter_bytes, check_shapes, read_adapter
+from codetune.serving.engines.lora import check_shapes, layout_of, read_adapter
 from codetune.serving.engines.prefixes import SHORTEST, PrefixCache, common_length, owner_of
 from codetune.serving.engines.sequence import Sequence
 
@@ -104,8 +104,8 @@ class DecoderRunner:
 
     def measure(self, folder: Path, base: BaseModel) -> int:
         check_adapter(folder, base=base)
-        rank = check_shapes(folder, self.decoder.shape)
-        return adapter_bytes(rank, self.decoder.shape, self.decoder.dtype)
+        layout = layout_of(check_shapes(folder, self.decoder.shape), self.decoder.shape)
+        return layout.size * self.decoder.dtype.itemsize
 
     def load_adapter(self, folder: Path, base: BaseModel) -> None:
         check_adapter(folder, base=base)
@@ -149,7 +149,7 @@ class DecoderRunner:
         self.set_threads()
         ids = torch.tensor(sequence.ids[start:end], device=self.decoder.device)
         positions = torch.arange(start, end, device=self.decoder.device)
-        mix = self.bank.mix([sequence.adapter])
+        mix = self.bank.arrange([sequence.adapter]).mix
         logits = self.decoder(
             ids,
             positions,
@@ -161,13 +161,13 @@ class DecoderRunner:
         return logits if end == total else None
 
     def decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        order = self.bank.order([sequence.adapter for sequence in sequences])
-        sequences[:] = [sequences[i] for i in order]
+        sequences.sort(key=lambda sequence: sequence.row)
+        arrangement = self.bank.arrange([sequence.adapter for sequence in sequences])
+        sequences[:] = [sequences[i] for i in arrangement.order]
         self.set_threads()
         ids = torch.tensor([s.ids[-1] for s in sequences], device=self.decoder.device)
         attention = Decode(self.cache, [s.row for s in sequences], [s.cached for s in sequences])
-        mix = self.bank.mix([sequence.adapter for sequence in sequences])
-        logits = self.decoder(ids, attention.positions, attention, mix)
+        logits = self.decoder(ids, attention.positions, attention, arrangement.mix)
         for sequence in sequences:
             sequence.cached += 1
         return logits
@@ -199,7 +199,7 @@ class DecoderRunner:
         if best is not None:
             self.cache.copy(best.row, sequence.row, length)
         elif kept is not None:
-            self.cache.fill(sequence.row, kept.values[:, :length])
+            self.cache.fill(sequence.row, kept.values[..., :length, :])
         sequence.cached = sequence.reused = length
 
     def set_threads(self) -> None:

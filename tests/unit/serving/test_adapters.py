@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,12 +18,13 @@ from codetune.models.load import BaseModel, load_adapter, load_model
 from codetune.serving.engine import Servable
 from codetune.serving.engines.bank import AdapterBank
 from codetune.serving.engines.local import LocalEngine
-from codetune.serving.engines.lora import Adapter, Matrices
+from codetune.serving.engines.matrices import Adapter, Layout
 from tests.unit.serving.conftest import PROMPTS, Asker
 from tests.unit.serving.test_engine import generate
 from tests.unit.serving.tiny_models import make_adapter
 
 Engines = Callable[..., LocalEngine]
+BANK_RANKS = [8, 8, 8, 16, 8, 16, 8]
 RANKS = [1, 2, 4, 8, 9, 12, 16, 24, 3, 8, 5, 16, 7, 32, 4, 8]
 
 
@@ -52,66 +54,108 @@ def test_sixteen_adapters_of_different_ranks_in_one_batch(
         assert together[n][0] == generate(expected, jobs[n])
 
 
-def layers(seed: int, rank: int) -> list[dict[str, Matrices]]:
-    torch.manual_seed(seed)
-    return [
-        {
-            "qkv": Matrices(torch.randn(6, 2 * rank), (torch.randn(rank, 4), torch.randn(rank, 3))),
-            "out": Matrices(torch.randn(6, rank), (torch.randn(rank, 7),)),
-        }
-    ]
+GROUPS = (("qkv", 6, (4, 3, 3)), ("out", 5, (7,)), ("gate_up", 6, (4, 4)))
 
 
-def test_rows_of_any_mixture_get_their_own_adapter() -> None:
-    """The bank against one row at a time, while adapters come, go and change places."""
+def random_adapter(seed: int, rank: int) -> Adapter:
+    adapter = Adapter.zeros(Layout(rank, 2, GROUPS), torch.float32, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    for piece in adapter.pieces:
+        piece.copy_(torch.randn(piece.shape, generator=generator))
+    return adapter
+
+
+def added(adapter: Adapter, layer: int, group: str, x: torch.Tensor) -> torch.Tensor:
+    """What an adapter adds for one row, projection by projection."""
+    parts = []
+    for block in adapter.layers[layer][group]:
+        downs = torch.split(block.into[0], adapter.layout.rank, 1)
+        parts += [x @ down @ up for down, up in zip(downs, block.back, strict=True)]
+    return torch.cat(parts)
+
+
+@pytest.fixture
+def bank() -> AdapterBank:
     bank = AdapterBank()
-    alone: dict[str, list[dict[str, Matrices]]] = {}
-    for n, rank in enumerate([8, 8, 8, 16, 8, 16, 8]):
-        alone[f"a{n}"] = layers(n, rank)
-        bank.put(f"a{n}", Adapter(rank, layers(n, rank)))
+    for n, rank in enumerate(BANK_RANKS):
+        bank.put(f"a{n}", random_adapter(n, rank))
+    return bank
+
+
+def check(bank: AdapterBank, names: Sequence[str | None]) -> None:
+    """A batch against one row at a time."""
+    arrangement = bank.arrange(names)
+    assert sorted(arrangement.order) == list(range(len(names)))
+    rows = [names[i] for i in arrangement.order]
+    for layer, (group, width, outs) in itertools.product(range(2), GROUPS):
+        x, start = torch.randn(len(rows), width), torch.randn(len(rows), sum(outs))
+        expected = start.clone()
+        for i, name in enumerate(rows):
+            if name is not None:
+                number = int(name[1:])
+                alone = random_adapter(number, BANK_RANKS[number])
+                expected[i] += added(alone, layer, group, x[i])
+        assert arrangement.mix is not None
+        found = arrangement.mix.add(layer, group, x, start.clone())
+        torch.testing.assert_close(found, expected)
+        plain = [i for i, name in enumerate(rows) if name is None]
+        assert torch.equal(found[plain], start[plain])
+
+
+def test_rows_of_any_mixture_get_their_own_adapter(bank: AdapterBank) -> None:
+    """While adapters come, go and change places."""
     batches: list[list[str | None]] = [
         ["a0", "a1"],
         ["a2", "a0", None, "a0", "a3"],
         ["a6", "a4", "a2", "a1", "a0"],
-        [None, "a5", "a3", "a3", "a6"],
+        ["a5", "a5"],
+        [None, "a5", "a3", "a3", "a6", "a5"],
         ["a6"],
         ["a1", "a0", "a2", "a4", "a6", "a3", "a5", "a1"],
-        ["a4", "a6"],
+        ["a4", "a6", "a6", "a4"],
     ]
     for round_, names in enumerate(batches * 2):
-        order = bank.order(names)
-        assert sorted(order) == list(range(len(names)))
-        rows = [names[i] for i in order]
-        x = torch.randn(len(rows), 6)
-        for group, width in (("qkv", 7), ("out", 7)):
-            start = torch.randn(len(rows), width)
-            mix = bank.mix(rows)
-            assert mix is not None
-            expected = [
-                alone[name][0][group].add(x[i : i + 1], start[i : i + 1].clone())[0]
-                if name
-                else start[i]
-                for i, name in enumerate(rows)
-            ]
-            found = mix.add(0, group, x, start.clone())
-            torch.testing.assert_close(found, torch.stack(expected))
-            base_rows = [i for i, name in enumerate(rows) if name is None]
-            assert torch.equal(found[base_rows], start[base_rows])
-        if round_ == 3:
-            bank.drop("a5")
-            bank.put("a5", Adapter(16, layers(5, 16)))
+        check(bank, names)
+        check(bank, ["a3"])  # a prompt is read in between
+        check(bank, names)
+        if round_ % 3 == 1:
+            bank.drop(f"a{round_ % 7}")
+            bank.put(f"a{round_ % 7}", random_adapter(round_ % 7, BANK_RANKS[round_ % 7]))
 
 
-def test_an_adapter_lies_in_memory_once() -> None:
-    bank = AdapterBank()
-    for n in range(4):
-        bank.put(f"a{n}", Adapter(8, layers(n, 8)))
-    parked = bank.bytes
-    bank.mix(["a0", "a1", "a2", "a3"])
-    assert bank.bytes == parked
-    for n in range(4):
-        bank.drop(f"a{n}")
+def test_users_who_come_and_go_keep_the_order_of_their_rows(bank: AdapterBank) -> None:
+    """As long as each has one row, nothing is gathered: the adapters move, not the rows."""
+    same = [f"a{n}" for n, rank in enumerate(BANK_RANKS) if rank == 8]
+    for names in (same, same[:-1], same[::-1], [same[-1], *same[1:-1]], same[2:4], same):
+        check(bank, names)
+        assert list(bank.arrange(names).order) == list(range(len(names)))
+
+
+def test_an_adapter_lies_in_memory_once(bank: AdapterBank) -> None:
+    same = [f"a{n}" for n, rank in enumerate(BANK_RANKS) if rank == 8][:4]
+    before = bank.bytes
+    one = random_adapter(0, 8).bytes
+    bank.arrange(same)
+    bank.arrange(same[1:])
+    assert bank.bytes == before
+    for name in same[:2]:
+        bank.drop(name)
+    assert bank.bytes == before - 2 * one, "the arena keeps places that nobody needs"
+    check(bank, [*same[2:], *same[2:]])
+    for name in list(bank.names):
+        bank.drop(name)
     assert bank.bytes == 0
+
+
+def test_what_another_thread_reads_with_an_adapter_stays_while_it_moves(bank: AdapterBank) -> None:
+    x, start = torch.randn(1, 6), torch.zeros(1, 10)
+    mix = bank.alone("a1")
+    for names in (["a1", "a2"], ["a2", "a1"], ["a0", "a4"]):
+        bank.arrange(names)
+        expected = added(random_adapter(1, BANK_RANKS[1]), 0, "qkv", x[0])
+        torch.testing.assert_close(mix.add(0, "qkv", x, start.clone())[0], expected)
+    bank.drop("a1")
+    torch.testing.assert_close(mix.add(0, "qkv", x, start.clone())[0], expected)
 
 
 def size_of(asker: Asker, model: Servable, engine: LocalEngine) -> int:
