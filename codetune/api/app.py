@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -61,22 +61,9 @@ def create_app(
     tables: list[Access] = [ACCESS]
     log = log or MemoryLog()
     front = Front(completer, log)
-    for dialect in (openai, mistral, llamacpp, ollama, tabby, vllm, embeddings):
-        app.include_router(dialect.routes(front))
-        tables.append(dialect.ACCESS)
-    if logins is not None:
-        from codetune.api.routes import accounts, people
-
-        for part in (accounts, people):
-            app.include_router(part.routes(logins))
-            tables.append(part.ACCESS)
-    if workspace is not None:
-        from codetune.api.routes import management
-
-        for router, access in management.parts(workspace, front):
-            app.include_router(router)
-            tables.append(access)
-
+    for router, access in _parts(front, logins, workspace):
+        app.include_router(router)
+        tables.append(access)
     database = logins.database if logins is not None else None
     app.state.readiness = monitoring.Readiness(completer, database)
     traffic = Traffic()
@@ -99,6 +86,23 @@ def create_app(
     app.add_middleware(Guard, hosts=tuple(hosts))
     app.add_middleware(Watch, route_of=permissions.route, begun=traffic.begun, ended=ended)
     return app
+
+
+def _parts(
+    front: Front, logins: Logins | None, workspace: Workspace | None
+) -> Iterator[tuple[APIRouter, Access]]:
+    """The dialects, accounts and the management surface: routers with their tables."""
+    for dialect in (openai, mistral, llamacpp, ollama, tabby, vllm, embeddings):
+        yield dialect.routes(front), dialect.ACCESS
+    if logins is not None:
+        from codetune.api.routes import accounts, people
+
+        for part in (accounts, people):
+            yield part.routes(logins), part.ACCESS
+    if workspace is not None:
+        from codetune.api.routes import management
+
+        yield from management.parts(workspace, front)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

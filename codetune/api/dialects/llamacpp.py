@@ -42,6 +42,15 @@ def routes(front: Front) -> APIRouter:
     """Its routes outside of /v1; those below are OpenAI's."""
     router = APIRouter(tags=["llama.cpp"])
     adapters = Adapters(front)
+    _answering(router, front, adapters)
+    _props(router, front)
+    _tokens(router, front)
+    _adapters(router, adapters)
+    return router
+
+
+def _answering(router: APIRouter, front: Front, adapters: Adapters) -> None:
+    """What answers."""
 
     async def answer(
         request: Request, body: bodies.Sampled, prompts: list[Prompt], as_list: bool
@@ -74,6 +83,10 @@ def routes(front: Front) -> APIRouter:
         texts: list[Any] = [given] if one else list(given)
         return await answer(request, body, [Text(text) for text in texts], as_list=not one)
 
+
+def _props(router: APIRouter, front: Front) -> None:
+    """What the server is like."""
+
     @router.get("/props", **described(refusals=LOOKING))
     async def props(request: Request, model: str | None = None) -> dict[str, Any]:
         """What the server and a model are like."""
@@ -89,6 +102,10 @@ def routes(front: Front) -> APIRouter:
             "modalities": {"vision": False, "audio": False},
             "build_info": f"codetune {__version__}",
         }
+
+
+def _tokens(router: APIRouter, front: Front) -> None:
+    """Texts and ids."""
 
     @router.post("/tokenize", **described(bodies.TokenizeRequest, refusals=LOOKING))
     async def tokenize(request: Request) -> dict[str, Any]:
@@ -126,6 +143,10 @@ def routes(front: Front) -> APIRouter:
             raise BadRequestError(error.message, param="messages", advice=error.advice) from error
         return {"prompt": voice.renderer.decode(ids, keep_control=True)}
 
+
+def _adapters(router: APIRouter, adapters: Adapters) -> None:
+    """Adapters by number."""
+
     @router.get("/lora-adapters", **described(refusals=LOOKING))
     async def list_adapters(request: Request) -> list[dict[str, Any]]:
         """The adapters that the asker may use, by numbers that stay while none is deleted."""
@@ -137,8 +158,6 @@ def routes(front: Front) -> APIRouter:
         chosen = read_body(bodies.Loras, await request.body()).root
         await adapters.choose(request, chosen)
         return JSONResponse({"success": True})
-
-    return router
 
 
 # What a request that says nothing gets.

@@ -33,17 +33,13 @@ ACCESS: Access = {
 def routes(front: Front) -> APIRouter:
     """The routes below /v1."""
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    _models(router, front)
+    _answering(router, front)
+    return router
 
-    async def start(
-        request: Request,
-        body: CompletionRequest | ChatRequest,
-        prompts: list[Prompt],
-        logprobs: int | None,
-    ) -> Run:
-        run = await front.start(request, _query(body, prompts, logprobs))
-        if body.warms:
-            run.cuts = [Unsaid() for _ in run.wholes]
-        return run
+
+def _models(router: APIRouter, front: Front) -> None:
+    """What may be asked."""
 
     @router.get("/models", **described(refusals=LOOKING))
     async def models(request: Request) -> dict[str, Any]:
@@ -58,6 +54,10 @@ def routes(front: Front) -> APIRouter:
             raise not_listed(name, list(listed.values()))
         return _model(listed[name])
 
+
+def _answering(router: APIRouter, front: Front) -> None:
+    """What answers."""
+
     @router.post("/completions", **described(CompletionRequest, stream=EVENTS))
     async def completions(request: Request) -> Response:
         """Go on with a text; with `suffix`, fill in what stands between the two."""
@@ -69,7 +69,7 @@ def routes(front: Front) -> APIRouter:
             raise BadRequestError("'best_of' has to equal 'n' here.", param="best_of")
         if body.echo and body.logprobs is not None:
             raise BadRequestError("'echo' with 'logprobs' is not possible here.", param="echo")
-        run = await start(request, body, _prompts(body), body.logprobs)
+        run = await _start(front, request, body, _prompts(body), body.logprobs)
         shape = Completions(echo=bool(body.echo), with_usage=body.with_usage)
         return await respond(request, run, shape, stream=bool(body.stream))
 
@@ -83,12 +83,23 @@ def routes(front: Front) -> APIRouter:
         for plain, message in zip(messages, body.messages, strict=True):
             plain["content"] = message.text()
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        run = await start(request, body, [Chat(messages)], logprobs)
+        run = await _start(front, request, body, [Chat(messages)], logprobs)
         return await respond(
             request, run, Chats(with_usage=body.with_usage), stream=bool(body.stream)
         )
 
-    return router
+
+async def _start(
+    front: Front,
+    request: Request,
+    body: CompletionRequest | ChatRequest,
+    prompts: list[Prompt],
+    logprobs: int | None,
+) -> Run:
+    run = await front.start(request, _query(body, prompts, logprobs))
+    if body.warms:
+        run.cuts = [Unsaid() for _ in run.wholes]
+    return run
 
 
 def _prompts(body: CompletionRequest) -> list[Prompt]:

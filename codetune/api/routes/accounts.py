@@ -19,6 +19,7 @@ from codetune.api.permissions import Access
 from codetune.api.routes.shapes import refusals
 from codetune.errors import BadRequestError, ForbiddenError, LoginError
 from codetune.registry.access import SCOPES, Actor, public
+from codetune.store.database import Database
 from codetune.store.tokens import Token
 from codetune.store.users import User
 
@@ -89,7 +90,14 @@ class TokenMade(TokenSeen):
 def routes(logins: Logins) -> APIRouter:
     """The routes of everybody's own account."""
     router = APIRouter(tags=["accounts"], responses=refusals(409, 429))
-    database = logins.database
+    _logging_in(router, logins)
+    _account(router, logins.database)
+    _tokens(router, logins.database)
+    return router
+
+
+def _logging_in(router: APIRouter, logins: Logins) -> None:
+    """Making an account, and saying who one is."""
 
     @router.post("/register/", status_code=201, openapi_extra=_REGISTRATION)
     async def register(request: Request) -> Response:
@@ -119,6 +127,10 @@ def routes(logins: Logins) -> APIRouter:
         made = {"access_token": signed, "token_type": "bearer", "expires_in": seconds}
         return JSONResponse(made, headers=_NO_STORE)
 
+
+def _account(router: APIRouter, database: Database) -> None:
+    """One's own account."""
+
     @router.get("/api/v1/me")
     def me(request: Request) -> dict[str, Any]:
         return public(actor_of(request))
@@ -135,6 +147,10 @@ def routes(logins: Logins) -> APIRouter:
         with database.write() as session:
             set_password(get_user(session, actor.id), body.new)
             audit.record(session, actor, "user.password", actor.name, origin_of(request))
+
+
+def _tokens(router: APIRouter, database: Database) -> None:
+    """One's own tokens."""
 
     @router.get("/api/v1/tokens")
     def listed(request: Request) -> list[TokenSeen]:
@@ -164,8 +180,6 @@ def routes(logins: Logins) -> APIRouter:
         with database.write() as session:
             row = tokens.revoke(session, get_user(session, actor.id), token_id)
             audit.record(session, actor, "token.revoke", row.id, origin_of(request))
-
-    return router
 
 
 async def _registration(request: Request) -> Registration:

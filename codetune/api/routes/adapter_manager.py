@@ -73,6 +73,13 @@ class Said(BaseModel):
 def routes(workspace: Workspace, front: Front) -> APIRouter:
     """The routes of an adapter manager."""
     router = APIRouter(tags=["adapter manager"])
+    _tuning(router, workspace)
+    _asking(router, workspace, front)
+    return router
+
+
+def _tuning(router: APIRouter, workspace: Workspace) -> None:
+    """Documents, and the tuning on them."""
     sources, orders = Sources(workspace), Orders(workspace)
 
     @router.post("/documents", status_code=201, responses=refusals(409))
@@ -105,6 +112,11 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         job = orders.submit(actor, order)
         return Started(job_id=job.id, status_endpoint="/fine-tuning/status")
 
+
+def _asking(router: APIRouter, workspace: Workspace, front: Front) -> None:
+    """Whether there is a model, and what it says."""
+    orders = Orders(workspace)
+
     @router.get("/fine-tuning/status", responses=refusals())
     def status(request: Request) -> Status:
         """Whether the model is trained and can be asked."""
@@ -129,5 +141,3 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         name = saved_as(actor_of(request), _NAME)
         answer = await ask(front, request, question(query), name, max_tokens)
         return Said(response=answer.text, model=answer.model)
-
-    return router

@@ -59,13 +59,15 @@ class ExampleSeen(BaseModel):
 def routes(workspace: Workspace) -> APIRouter:
     """The routes of /api/v1/datasets."""
     router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
-    datasets, orders = Datasets(workspace), Orders(workspace)
+    _sending(router, workspace)
+    _building(router, workspace)
+    _looking(router, workspace)
+    return router
 
-    @router.get("", responses=refusals())
-    def list_datasets(request: Request, part: Part) -> Listing[DatasetSeen]:
-        """Your datasets, the newest first."""
-        page = datasets.list(actor_of(request), part)
-        return Listing(**listing(page, [_seen(row) for row in page.items]))
+
+def _sending(router: APIRouter, workspace: Workspace) -> None:
+    """Training data that somebody has."""
+    datasets = Datasets(workspace)
 
     @router.post("/upload", status_code=201, response_model=DatasetSeen, responses=refusals(409))
     def upload_dataset(
@@ -102,6 +104,11 @@ def routes(workspace: Workspace) -> APIRouter:
             ),
         )
 
+
+def _building(router: APIRouter, workspace: Workspace) -> None:
+    """Training data that a source holds."""
+    orders = Orders(workspace)
+
     @router.post("/build", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
     def build(request: Request, body: Wanted, key: Key = None) -> Response:
         """Queue a job that makes training data of a source."""
@@ -113,6 +120,17 @@ def routes(workspace: Workspace) -> APIRouter:
             lambda: job_seen(orders, orders.submit(actor_of(request), body.order("dataset"))),
             status=202,
         )
+
+
+def _looking(router: APIRouter, workspace: Workspace) -> None:
+    """What there is, and what is deleted of it."""
+    datasets = Datasets(workspace)
+
+    @router.get("", responses=refusals())
+    def list_datasets(request: Request, part: Part) -> Listing[DatasetSeen]:
+        """Your datasets, the newest first."""
+        page = datasets.list(actor_of(request), part)
+        return Listing(**listing(page, [_seen(row) for row in page.items]))
 
     @router.get("/{dataset_id}", responses=refusals())
     def get_dataset(request: Request, dataset_id: str) -> DatasetSeen:
@@ -129,8 +147,6 @@ def routes(workspace: Workspace) -> APIRouter:
     def delete_dataset(request: Request, dataset_id: str) -> None:
         """Delete a dataset; models that were tuned on it stay."""
         datasets.delete(actor_of(request), dataset_id)
-
-    return router
 
 
 def _columns(text: str | None) -> dict[str, str]:

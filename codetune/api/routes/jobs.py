@@ -90,6 +90,12 @@ def routes(workspace: Workspace) -> APIRouter:
 
 def follow_routes(router: APIRouter, workspace: Workspace, kinds: Collection[str]) -> None:
     """What can be done with one job of these kinds."""
+    _telling(router, workspace, kinds)
+    _changing(router, workspace, kinds)
+
+
+def _telling(router: APIRouter, workspace: Workspace, kinds: Collection[str]) -> None:
+    """How it stands, and what it says."""
     orders, jobs = Orders(workspace), workspace.jobs
 
     @router.get("/{job_id}", responses=refusals())
@@ -123,6 +129,11 @@ def follow_routes(router: APIRouter, workspace: Workspace, kinds: Collection[str
         place_of(last)  # a wrong id is refused before the stream begins
         await run_in_threadpool(job_of, workspace, actor, job_id, kinds)
         return EventStream(_worded(jobs.watch(actor, job_id, last)))
+
+
+def _changing(router: APIRouter, workspace: Workspace, kinds: Collection[str]) -> None:
+    """Ended, and begun again."""
+    orders, jobs = Orders(workspace), workspace.jobs
 
     @router.post("/{job_id}/cancel", status_code=202, responses=refusals(409))
     def cancel(request: Request, job_id: str) -> JobSeen:

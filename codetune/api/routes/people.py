@@ -16,6 +16,7 @@ from codetune.api.auth import actor_of, origin_of
 from codetune.api.permissions import Access
 from codetune.api.routes.shapes import refusals
 from codetune.registry.access import may
+from codetune.store.database import Database
 from codetune.store.teams import Team
 from codetune.store.users import User
 
@@ -89,7 +90,14 @@ class Entry(BaseModel):
 def routes(logins: Logins) -> APIRouter:
     """The routes of an administrator."""
     router = APIRouter(prefix="/api/v1", tags=["people"], responses=refusals(409, 429))
-    database = logins.database
+    _users(router, logins.database)
+    _teams(router, logins.database)
+    _audit(router, logins.database)
+    return router
+
+
+def _users(router: APIRouter, database: Database) -> None:
+    """Accounts."""
 
     @router.get("/users")
     def list_users(request: Request) -> list[UserSeen]:
@@ -118,6 +126,10 @@ def routes(logins: Logins) -> APIRouter:
                 _record(session, request, "user.password", row.name)
             session.flush()
             return _user(row)
+
+
+def _teams(router: APIRouter, database: Database) -> None:
+    """Teams and who is in them."""
 
     @router.get("/teams")
     def list_teams(request: Request) -> list[TeamSeen]:
@@ -155,6 +167,10 @@ def routes(logins: Logins) -> APIRouter:
             session.flush()
             return _team(session, team)
 
+
+def _audit(router: APIRouter, database: Database) -> None:
+    """Who did what."""
+
     @router.get("/audit")
     def log(
         request: Request,
@@ -167,8 +183,6 @@ def routes(logins: Logins) -> APIRouter:
         with database.session() as session:
             rows = audit.entries(session, limit=limit, before=before, action=action, actor=actor)
             return [Entry.model_validate(row, from_attributes=True) for row in rows]
-
-    return router
 
 
 def _record(session: Session, request: Request, action: str, subject: str, **details: str) -> None:

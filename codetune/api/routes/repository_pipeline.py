@@ -84,6 +84,14 @@ class ModelsInfo(BaseModel):
 def routes(workspace: Workspace, front: Front) -> APIRouter:
     """The routes of a repository pipeline."""
     router = APIRouter(tags=["repository pipeline"])
+    _starting(router, workspace)
+    _following(router, workspace)
+    _asking(router, front)
+    return router
+
+
+def _starting(router: APIRouter, workspace: Workspace) -> None:
+    """Ingests, training data and tunings are queued."""
     orders, sources = Orders(workspace), Sources(workspace)
 
     def start(request: Request, kind: str, body: Reading | None) -> Started:
@@ -99,6 +107,21 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         """Collect and clean a repository; again, only what has changed is read anew."""
         return start(request, "ingest", body)
 
+    @router.post("/fine-tune/generate-data", status_code=202, responses=refusals(409, 429))
+    def generate_data(request: Request, body: Reading | None = None) -> Started:
+        """Build training data of what was ingested."""
+        return start(request, "dataset", body)
+
+    @router.post("/fine-tune/start", status_code=202, responses=refusals(409, 429))
+    def start_tuning(request: Request, body: Reading | None = None) -> Started:
+        """Tune a model on what was ingested."""
+        return start(request, "tune", body)
+
+
+def _following(router: APIRouter, workspace: Workspace) -> None:
+    """What has become of them."""
+    orders = Orders(workspace)
+
     @router.get("/ingest/status", responses=refusals())
     def all_states(request: Request, part: Part) -> Listing[JobSeen]:
         """Your jobs, the newest first."""
@@ -110,15 +133,9 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         """One job of any kind."""
         return job_seen(orders, workspace.jobs.get(actor_of(request), job_id))
 
-    @router.post("/fine-tune/generate-data", status_code=202, responses=refusals(409, 429))
-    def generate_data(request: Request, body: Reading | None = None) -> Started:
-        """Build training data of what was ingested."""
-        return start(request, "dataset", body)
 
-    @router.post("/fine-tune/start", status_code=202, responses=refusals(409, 429))
-    def start_tuning(request: Request, body: Reading | None = None) -> Started:
-        """Tune a model on what was ingested."""
-        return start(request, "tune", body)
+def _asking(router: APIRouter, front: Front) -> None:
+    """Questions, and the models that they may go to."""
 
     @router.post("/query", responses=refusals(409, 429, 504))
     async def query(
@@ -146,8 +163,6 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
             tuned = None
         names = [entry.id for entry in await front.listed(request)]
         return ModelsInfo(models=names, fine_tuned=tuned, remote=sorted(front.completer.remotes))
-
-    return router
 
 
 def _source_of(sources: Sources, actor: Actor, wanted: Reading) -> str:

@@ -54,17 +54,14 @@ class SourceSeen(BaseModel):
 def routes(workspace: Workspace) -> APIRouter:
     """The routes of /api/v1/sources."""
     router = APIRouter(prefix="/api/v1/sources", tags=["sources"])
-    sources = Sources(workspace)
+    _making(router, workspace)
+    _looking(router, workspace)
+    return router
 
-    @router.get("", responses=refusals())
-    def list_sources(
-        request: Request,
-        part: Part,
-        kind: Annotated[str | None, Query(max_length=32, description="Only these.")] = None,
-    ) -> Listing[SourceSeen]:
-        """Your sources, the newest first."""
-        page = sources.list(actor_of(request), part, kind)
-        return Listing(**listing(page, [seen(row) for row in page.items]))
+
+def _making(router: APIRouter, workspace: Workspace) -> None:
+    """Named, or sent."""
+    sources = Sources(workspace)
 
     @router.post("", status_code=201, response_model=SourceSeen, responses=refusals(409))
     def add_source(request: Request, body: NewSource, key: Key = None) -> Response:
@@ -94,6 +91,21 @@ def routes(workspace: Workspace) -> APIRouter:
             lambda: seen(sources.send(actor_of(request), "upload", [sent], name)),
         )
 
+
+def _looking(router: APIRouter, workspace: Workspace) -> None:
+    """What there is, and what is deleted of it."""
+    sources = Sources(workspace)
+
+    @router.get("", responses=refusals())
+    def list_sources(
+        request: Request,
+        part: Part,
+        kind: Annotated[str | None, Query(max_length=32, description="Only these.")] = None,
+    ) -> Listing[SourceSeen]:
+        """Your sources, the newest first."""
+        page = sources.list(actor_of(request), part, kind)
+        return Listing(**listing(page, [seen(row) for row in page.items]))
+
     @router.get("/{source_id}", responses=refusals())
     def get_source(request: Request, source_id: str) -> SourceSeen:
         """One source."""
@@ -103,8 +115,6 @@ def routes(workspace: Workspace) -> APIRouter:
     def delete_source(request: Request, source_id: str) -> None:
         """Forget a source; what was sent is deleted."""
         sources.delete(actor_of(request), source_id)
-
-    return router
 
 
 def seen(row: Source) -> SourceSeen:

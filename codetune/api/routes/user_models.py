@@ -100,19 +100,32 @@ class UserModelSeen(BaseModel):
 def routes(workspace: Workspace) -> APIRouter:
     """The routes of /api/v1/user-models."""
     router = APIRouter(prefix="/api/v1/user-models", tags=["user models"])
-    models, orders = UserModels(workspace), Orders(workspace)
+    _looking(router, workspace)
+    _making(router, workspace)
+    _changing(router, workspace)
+    _deleting(router, workspace)
+    return router
 
-    def note(request: Request, act: str, model: UserModel, **details: Any) -> UserModelSeen:
-        with workspace.database.write() as session:
-            actor = actor_of(request)
-            audit.record(session, actor, act, model.name, origin_of(request), **details)
-        return _seen(model)
+
+def _looking(router: APIRouter, workspace: Workspace) -> None:
+    """What there is."""
+    models = UserModels(workspace)
 
     @router.get("", responses=refusals())
     def list_models(request: Request, part: Part) -> Listing[UserModelSeen]:
         """Your models and those that are shared with you, by name."""
         page = models.list(actor_of(request), part)
         return Listing(**listing(page, [_seen(model) for model in page.items]))
+
+    @router.get("/{model_id}", responses=refusals())
+    def get_model(request: Request, model_id: str) -> UserModelSeen:
+        """One model."""
+        return _seen(models.get(actor_of(request), model_id))
+
+
+def _making(router: APIRouter, workspace: Workspace) -> None:
+    """Saved from a tuning, and the tuning that goes on from a model."""
+    models, orders = UserModels(workspace), Orders(workspace)
 
     @router.post("", status_code=201, response_model=UserModelSeen, responses=refusals(409))
     def save(request: Request, body: NewModel, key: Key = None) -> Response:
@@ -121,7 +134,7 @@ def routes(workspace: Workspace) -> APIRouter:
         def make() -> UserModelSeen:
             actor = actor_of(request)
             model = models.save(actor, body.tuning_id, body.name, body.description)
-            return note(request, "model.save", model, tuning=body.tuning_id)
+            return _noted(workspace, request, "model.save", model, tuning=body.tuning_id)
 
         return created(workspace, request, key, body.model_dump(), make)
 
@@ -147,50 +160,64 @@ def routes(workspace: Workspace) -> APIRouter:
             status=202,
         )
 
-    @router.get("/{model_id}", responses=refusals())
-    def get_model(request: Request, model_id: str) -> UserModelSeen:
-        """One model."""
-        return _seen(models.get(actor_of(request), model_id))
+
+def _changing(router: APIRouter, workspace: Workspace) -> None:
+    """What it is called, which version that is, and who may use it."""
+    models = UserModels(workspace)
+
+    @router.post("/{model_id}/rename", responses=refusals(409))
+    def rename(request: Request, model_id: str, body: NewName) -> UserModelSeen:
+        """Call it otherwise, with all its versions."""
+        model = models.rename(actor_of(request), model_id, body.name)
+        return _noted(workspace, request, "model.rename", model, id=model_id)
+
+    @router.post("/{model_id}/promote", responses=refusals())
+    def promote(request: Request, model_id: str, body: NewVersion) -> UserModelSeen:
+        """Make a version the one that the name stands for; who asks it next is answered by it."""
+        model = models.promote(actor_of(request), model_id, body.version)
+        return _noted(workspace, request, "model.promote", model, version=body.version)
+
+    @router.post("/{model_id}/rollback", responses=refusals(409))
+    def roll_back(request: Request, model_id: str) -> UserModelSeen:
+        """Go back to the version before the one that the name stands for."""
+        model = models.roll_back(actor_of(request), model_id)
+        return _noted(workspace, request, "model.promote", model, version=model.current.version)
+
+    @router.put("/{model_id}/sharing", responses=refusals())
+    def share(request: Request, model_id: str, body: Sharing) -> UserModelSeen:
+        """Show it to a team, to everyone, or to nobody else."""
+        model = models.share(actor_of(request), model_id, body.visibility, body.team_id)
+        return _noted(
+            workspace, request, "model.share", model, visibility=body.visibility, team=body.team_id
+        )
+
+
+def _deleting(router: APIRouter, workspace: Workspace) -> None:
+    """For good."""
+    models = UserModels(workspace)
 
     @router.delete("/{model_id}", status_code=204, responses=refusals())
     def delete(request: Request, model_id: str) -> None:
         """Delete a model with all its versions, for good."""
         model = models.get(actor_of(request), model_id)
         models.delete(actor_of(request), model_id)
-        note(request, "model.delete", model)
+        _noted(workspace, request, "model.delete", model)
 
     @router.delete("/{model_id}/versions/{version}", status_code=204, responses=refusals())
     def delete_version(request: Request, model_id: str, version: int) -> None:
         """Delete one version, for good; its number is not given again."""
         model = models.get(actor_of(request), model_id)
         models.delete(actor_of(request), model_id, version)
-        note(request, "model.delete", model, version=version)
+        _noted(workspace, request, "model.delete", model, version=version)
 
-    @router.post("/{model_id}/rename", responses=refusals(409))
-    def rename(request: Request, model_id: str, body: NewName) -> UserModelSeen:
-        """Call it otherwise, with all its versions."""
-        model = models.rename(actor_of(request), model_id, body.name)
-        return note(request, "model.rename", model, id=model_id)
 
-    @router.post("/{model_id}/promote", responses=refusals())
-    def promote(request: Request, model_id: str, body: NewVersion) -> UserModelSeen:
-        """Make a version the one that the name stands for; who asks it next is answered by it."""
-        model = models.promote(actor_of(request), model_id, body.version)
-        return note(request, "model.promote", model, version=body.version)
-
-    @router.post("/{model_id}/rollback", responses=refusals(409))
-    def roll_back(request: Request, model_id: str) -> UserModelSeen:
-        """Go back to the version before the one that the name stands for."""
-        model = models.roll_back(actor_of(request), model_id)
-        return note(request, "model.promote", model, version=model.current.version)
-
-    @router.put("/{model_id}/sharing", responses=refusals())
-    def share(request: Request, model_id: str, body: Sharing) -> UserModelSeen:
-        """Show it to a team, to everyone, or to nobody else."""
-        model = models.share(actor_of(request), model_id, body.visibility, body.team_id)
-        return note(request, "model.share", model, visibility=body.visibility, team=body.team_id)
-
-    return router
+def _noted(
+    workspace: Workspace, request: Request, act: str, model: UserModel, **details: Any
+) -> UserModelSeen:
+    """What was done with a model, in the audit log; and the model as it is seen now."""
+    with workspace.database.write() as session:
+        audit.record(session, actor_of(request), act, model.name, origin_of(request), **details)
+    return _seen(model)
 
 
 def _seen(model: UserModel) -> UserModelSeen:
