@@ -125,7 +125,7 @@ def list_jobs(state: str | None, kind: str | None, limit: int, as_json: bool) ->
         return
     _show_table(rows)
     slots = sum(worker.slots for worker in workers)
-    click.echo(f"\n{len(workers)} workers with {slots} slots." if workers else "\nNo worker runs.")
+    click.echo(f"\nWorkers: {len(workers)}, slots: {slots}." if workers else "\nNo worker runs.")
 
 
 def _show_table(rows: Iterable[dict[str, Any]]) -> None:

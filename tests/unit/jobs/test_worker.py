@@ -20,6 +20,7 @@ import pytest
 from codetune.jobs.config import JobOptions
 from codetune.jobs.process import scrubbed
 from codetune.jobs.service import Jobs
+from codetune.jobs.supervisor import WorkerProcess
 from codetune.jobs.worker import Worker, devices
 from codetune.project import ProjectConfig
 from codetune.registry.access import LOCAL
@@ -213,6 +214,18 @@ def test_sigterm_is_the_graceful_way(service: Jobs, database: Database, home: Pa
     assert hanging(home) == []
     job = service.get(LOCAL, name)
     assert (job.state, job.attempts) == ("queued", 0)
+
+
+def test_when_the_server_ends_its_worker_gives_its_jobs_back(
+    service: Jobs, database: Database, home: Path
+) -> None:
+    name = submit(service)
+    with WorkerProcess(database, home, 1):
+        until(lambda: hanging(home))
+    until(lambda: state(service, name) == "queued")
+    job = service.get(LOCAL, name)
+    assert (job.attempts, job.worker_id) == (0, None)
+    assert hanging(home) == []
 
 
 def test_a_service_manager_that_ends_worker_and_jobs_together_costs_no_attempt(
