@@ -68,9 +68,9 @@ def submit(
 ) -> None:
     """Put a job of KIND on SOURCE into the queue.
 
-    pull brings the base SOURCE here, ingest collects and cleans SOURCE, dataset builds training data of it, evaluate tunes and
-    scores, tune does the whole job and registers the model. The options are `codetune tune`'s;
-    what that has finished already is not done again.
+    pull brings the base SOURCE here, ingest collects and cleans SOURCE, dataset builds training
+    data of it, evaluate tunes and scores, tune does the whole job and registers the model. The
+    options are `codetune tune`'s; what that has finished already is not done again.
 
     \b
     Examples:
