@@ -122,6 +122,30 @@ def test_adapters_that_move_in_their_arena_change_no_vector(
         np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
+def test_an_adapter_that_is_read_alone_is_not_moved(adapters: list[Servable], asker: Asker) -> None:
+    """Its place in the arena is given to another one meanwhile."""
+    from codetune.models.load import read_json
+    from codetune.serving.engines.bank import AdapterBank
+    from codetune.serving.engines.lora import read_adapter
+    from codetune.serving.engines.shape import read_shape
+
+    shape = read_shape(read_json(asker.plain.folder / "config.json"))
+    assert shape is not None
+    bank = AdapterBank()
+    for name, number in (("a", 0), ("b", 1), ("c", 1), ("d", 1)):
+        folder = adapters[number].folder
+        bank.put(name, read_adapter(folder, shape, torch.float32, torch.device("cpu")))
+    bank.arrange(["a", "b"])
+    alone, x = bank.alone("a"), torch.randn(2, shape.middle)
+
+    def added() -> torch.Tensor:
+        return alone.add(0, "down", x, torch.zeros(2, shape.hidden))
+
+    before = added()
+    bank.arrange(["c", "d"])
+    assert before.abs().max() > 0 and torch.equal(before, added())
+
+
 def test_answers_do_not_wait_for_vectors(asker: Asker, engines: Engines) -> None:
     """Many batches are wanted; what runs beside them ends before they do."""
     engine = engines()
