@@ -188,7 +188,10 @@ def _engine(url: URL) -> Engine:
     else:
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
     try:
-        engine = sqlalchemy.create_engine(url, pool_size=8, max_overflow=40, **options)
+        # Its errors do not repeat values: they may be anybody's code, and errors are logged.
+        engine = sqlalchemy.create_engine(
+            url, pool_size=8, max_overflow=40, hide_parameters=True, **options
+        )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise MissingExtraError("PostgreSQL", "postgres") from error
     if url.get_backend_name() == "sqlite":

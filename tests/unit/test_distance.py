@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codetune.distance import edit_distance, edit_similarity, normalised
+from codetune.distance import (
+    distance_to_beginning,
+    edit_distance,
+    edit_similarity,
+    normalised,
+)
 
 words = st.text(alphabet="ab\n é✓", max_size=80)
 
@@ -25,6 +30,12 @@ def table(a: str, b: str) -> int:
 @given(words, words)
 def test_distance_is_the_tables(a: str, b: str) -> None:
     assert edit_distance(a, b) == table(a, b)
+
+
+@settings(max_examples=100, deadline=None)
+@given(words, words)
+def test_distance_to_a_beginning_is_the_least_of_all(a: str, b: str) -> None:
+    assert distance_to_beginning(a, b) == min(table(a, b[:end]) for end in range(len(b) + 1))
 
 
 @pytest.mark.parametrize(

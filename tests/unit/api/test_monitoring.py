@@ -152,6 +152,41 @@ def test_the_page_says_nothing_of_anybody(served: Served) -> None:
     assert not any(SECRET in line for line in served.log.getvalue().splitlines())
 
 
+def test_what_an_editor_says_of_completions_is_seen(served: Served) -> None:
+    """Shown, accepted, dismissed, and what stayed: in the analytics and on the page."""
+    before = "import shop\n\n\ndef total(prices):\n    "
+
+    def complete(prefix: str) -> tuple[str, str]:
+        segments = {"prefix": prefix, "suffix": "\n", "filepath": "shop/total.py"}
+        answer = served.ask("ada", "POST /v1/completions", json={"segments": segments}).json()
+        return answer["id"], answer["choices"][0]["text"]
+
+    def say(completion: str, *kinds: str) -> None:
+        for kind in kinds:
+            body = {"type": kind, "completion_id": completion, "choice_index": 0}
+            assert served.ask("ada", "POST /v1/events", json=body).status_code == 200
+
+    with served.running(lambda: served.completer.load(None)):
+        until(lambda: served.client.get("/ready").status_code == 200)
+        accepted, suggested = complete(before)
+        assert len(suggested) > 10
+        say(accepted, "view", "select", "select")
+        dismissed, _ = complete("x = 1\n")
+        say(dismissed, "view", "view", "dismiss")
+        served.now = 40.0
+        complete(before + "#" + suggested[1:] + "\n")
+        (found,) = served.ask("ada", "GET /api/v1/analytics").json()["quality"]
+        page = samples(served.ask("root1", "GET /metrics").text)
+        others = served.ask("bob", "GET /api/v1/analytics").json()["quality"]
+    assert others == []
+    assert (found["shown"], found["accepted"], found["dismissed"]) == (2, 1, 1)
+    assert (found["accept_rate"], found["dismiss_rate"], found["looked_at"]) == (0.5, 0.5, 1)
+    assert found["edit_ratio"] == pytest.approx(1 / len(suggested.rstrip()), rel=0.01)
+    for event, count in (("view", 2), ("select", 1), ("dismiss", 1)):
+        assert total(page, "codetune_completion_events_total", kind="base", event=event) == count
+    assert total(page, "codetune_completion_edit_ratio_count", kind="base") == 1
+
+
 def test_who_goes_away_is_counted_with_what_was_written_for_them(served: Served) -> None:
     body = {"prompt": "x", "max_tokens": 3000, "stream": True, "temperature": 0}
     with served.running(lambda: served.completer.load(None)):

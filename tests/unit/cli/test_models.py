@@ -16,6 +16,10 @@ from click.testing import CliRunner, Result
 from codetune.cli.models import models, promote, remove, show
 from codetune.errors import CodetuneError
 from codetune.registry.cards import Registry
+from codetune.serving.fates import Remains
+from codetune.serving.log import Logged, StoredLog
+from codetune.store.database import Database
+from codetune.store.users import LOCAL_USER
 from tests.unit.registry.finished_stages import stages
 
 
@@ -23,6 +27,7 @@ from tests.unit.registry.finished_stages import stages
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """mine:1 and mine:2 are promoted, mine:3 is a candidate."""
     monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CODETUNE_DATABASE", raising=False)
     registry = Registry(tmp_path / "home")
     for number, promoted in ((1, True), (2, True), (3, False)):
         registry.register("mine", **stages(tmp_path / "stages", number, promoted))
@@ -60,6 +65,27 @@ def test_promoting_what_does_not_exist(registry: Registry) -> None:
 def test_show_says_why_a_model_has_its_status(registry: Registry) -> None:
     registry.promote("mine:3")
     assert "promoted · Better. · Promoted by hand." in call(show, "mine:3").output
+
+
+def test_show_says_what_editors_made_of_its_completions(registry: Registry, tmp_path: Path) -> None:
+    assert "in editors" not in call(show, "mine:2").output
+    assert not (tmp_path / "home" / "codetune.db").exists(), "to show is not to make a database"
+    with Database.open() as database:
+        log, now = StoredLog(database, remains=Remains(lambda: now)), 0.0
+        texts = {"prefix": "def total(prices):\n    ", "text": "return sum(prices)"}
+        for name in ("one", "two", "three", "four"):
+            log.completion(Logged(name, LOCAL_USER, "mine:2", "tabby", path="a.py", texts=texts))
+            log.event(LOCAL_USER, name, "view", choice=0, details={})
+        log.event(LOCAL_USER, "one", "select", choice=0, details={})
+        for name in ("two", "three"):
+            log.event(LOCAL_USER, name, "dismiss", choice=0, details={})
+        now, kept = 60.0, {"prefix": texts["prefix"] + "return sum(prices)\n", "text": ""}
+        log.completion(Logged("five", LOCAL_USER, "mine:1", "tabby", path="a.py", texts=kept))
+    told = "4 shown, 25% accepted, 50% dismissed; of 1 seen later, 0% was changed"
+    assert f"in editors     {told}\n" in call(show, "mine:2").output
+    quality = json.loads(call(show, "mine:2", "--json").output)["quality"]
+    assert (quality["accept_rate"], quality["edit_ratio"]) == (0.25, 0.0)
+    assert json.loads(call(show, "mine:3", "--json").output)["quality"]["accept_rate"] is None
 
 
 def test_remove_without_a_terminal_wants_yes(registry: Registry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,14 @@ from click.testing import CliRunner, Result
 
 from codetune.accounts.config import AccountOptions
 from codetune.accounts.logins import Logins
+from codetune.accounts.users import get_user
 from codetune.api.server import listen
 from codetune.cli.main import cli
 from codetune.errors import CodetuneError, ConfigError
+from codetune.serving.usage import Asked, UsageBook
 from codetune.store.database import Database
+from codetune.store.usage import Usage
+from codetune.store.users import LOCAL_USER
 
 Run = Callable[..., Result]
 
@@ -32,6 +37,26 @@ def run(*arguments: str, typed: str = "") -> str:
     if result.exception is not None:
         raise result.exception
     return result.stdout
+
+
+def test_usage_is_shown_by_user_model_and_day(home: Path) -> None:
+    run("users", "add", "ada", "--no-password")
+    with Database.open() as database, UsageBook(database) as book:
+        with database.session() as session:
+            ada = get_user(session, "ada").id
+        for owner in (ada, ada, LOCAL_USER):
+            book.add(owner, "shop:1", Asked(1, 1, 10, 4, 0.5, 1, 0.25))
+    shown = [line.split() for line in run("users", "usage").splitlines()]
+    assert ["ada", "shop:1", "2", "2", "20", "8", "0.500", "0.250"] in shown
+    assert shown[-1][:3] == ["local", "shop:1", "1"]
+    found = json.loads(run("users", "usage", "--json", "--by-day"))
+    assert [row["requests"] for row in found["usage"]] == [2, 1]
+    assert found["usage"][0]["day"] == datetime.now(UTC).date().isoformat()
+    with Database.open() as database, database.write() as session:
+        for row in session.query(Usage):
+            row.day -= timedelta(days=7)
+    assert json.loads(run("users", "usage", "--json", "--days", "7"))["usage"] == []
+    assert len(json.loads(run("users", "usage", "--json", "--days", "8"))["usage"]) == 2
 
 
 def test_the_first_account_is_an_administrator_and_tokens_work(home: Path) -> None:

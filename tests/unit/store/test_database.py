@@ -13,6 +13,7 @@ from sqlalchemy import text
 from codetune.errors import ConfigError, ConflictError, StoreError
 from codetune.store.database import Database
 from codetune.store.schema import configuration, versions
+from codetune.store.usage import Usage
 from codetune.store.users import LOCAL_USER, User
 from tests.databases import new_database
 
@@ -117,6 +118,25 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
 
 def test_versions_are_numbered_without_a_gap() -> None:
     assert list(versions()) == [f"{n:04d}" for n in range(1, len(versions()) + 1)]
+
+
+def test_usage_of_an_earlier_version_is_kept(database: Database) -> None:
+    """Its rows get zeros for what nobody counted then."""
+    from alembic import command
+
+    added = ("cancelled", "seconds", "first_seconds", "answered")
+    with database.connection() as connection, connection.begin():
+        for column in added:
+            connection.execute(text(f"ALTER TABLE usage DROP COLUMN {column}"))
+        command.stamp(configuration(connection), "0001")
+        connection.execute(
+            text("INSERT INTO usage VALUES ('2026-01-01', :owner, 'nano', 2, 30, 4)"),
+            {"owner": LOCAL_USER},
+        )
+    with Database.open(database.secret_url) as later, later.session() as session:
+        row = session.query(Usage).one()
+    assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 30, 4)
+    assert [getattr(row, column) for column in added] == [0, 0.0, 0.0, 0]
 
 
 def test_who_falls_asleep_in_a_transaction_loses_it_and_its_locks(postgres: str) -> None:
