@@ -61,6 +61,11 @@ ASKS: list[tuple[str, str, dict[str, Any]]] = [
             "options": {"num_predict": 1},
         },
     ),
+    ("POST", "/v1/embeddings", {"model": "?", "input": "x"}),
+    ("POST", "/api/embed", {"model": "?", "input": "x"}),
+    ("POST", "/api/embeddings", {"model": "?", "prompt": "x"}),
+    ("POST", "/embedding", {"model": "?", "content": "x"}),
+    ("POST", "/embeddings", {"model": "?", "content": "x"}),
     ("POST", "/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": "?"}),
 ]
 NAMES = ("ada/secret", "ada/shared", "bob/secret", "unclaimed")
