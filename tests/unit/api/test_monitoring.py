@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -112,6 +113,25 @@ def test_every_dialect_is_counted_for_its_user(served: Served) -> None:
     assert total(found, "codetune_embedded_texts_total") == 1
     assert total(found, "codetune_prefix_cache_bytes") > 0
     assert total(found, "codetune_models_loaded") == total(found, "codetune_database_up") == 1
+
+
+def test_the_operations_page_names_every_metric_and_no_other(served: Served) -> None:
+    written = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    section = written.split("## Monitoring")[1].split("\n## ")[0]
+    table = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    listed = {f"codetune_{name}" for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    with served.running():
+        page = served.ask("root1", "GET /metrics").text
+    families = {family.name: family.type for family in read_text(page)}
+    offered = {
+        f"{name}_total" if kind == "counter" else name
+        for name, kind in families.items()
+        if name.startswith("codetune_")
+    }
+    assert listed == offered
+    asked = set(re.findall(r"codetune_[a-z_]+", section))
+    assert len(asked) > 6
+    assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in asked} <= offered
 
 
 def test_the_page_says_nothing_of_anybody(served: Served) -> None:
