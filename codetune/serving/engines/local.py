@@ -248,6 +248,7 @@ class LocalEngine:
                 self._running.append(sequence)
                 self._stats.first_token.add(time.monotonic() - sequence.submitted)
                 self._take(sequence, choose(logits, [sequence.sampler])[0])
+                self._deliver([sequence])  # not after all others' prompts, nor at the next pace
                 break
         return sequence.cached - start
 

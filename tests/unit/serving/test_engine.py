@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,8 @@ from codetune.errors import (
 from codetune.models.load import BaseModel, load_adapter, load_model
 from codetune.serving.engine import Job, Servable
 from codetune.serving.engines.local import LocalEngine
+from codetune.serving.engines.runner import DecoderRunner
+from codetune.serving.engines.sequence import Sequence
 from tests.unit.serving.conftest import PROMPTS, Asker
 from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, make_full
 
@@ -113,6 +116,34 @@ def test_a_long_prompt_is_read_in_stretches(asker: Asker, engines: Engines) -> N
     assert len(jobs[0].prompt) > 512
     model = load_model(asker.plain.folder, dtype=torch.float32)
     assert [text for text, _ in asker.together(engine, jobs)] == [generate(model, j) for j in jobs]
+
+
+def test_a_first_token_is_shown_before_the_next_prompt_is_read(
+    asker: Asker, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines()
+    engine.load(asker.plain)
+    # Every token is a whole character.
+    jobs = [replace(asker.job(p), decode=lambda ids: "x" * len(ids)) for p in PROMPTS[:2]]
+    shown, order = threading.Event(), []
+    read = DecoderRunner.prefill
+
+    def prefill(runner: DecoderRunner, sequence: Sequence) -> torch.Tensor | None:
+        if sequence.job is jobs[1]:
+            order.append(shown.wait(10))
+        return read(runner, sequence)
+
+    monkeypatch.setattr(DecoderRunner, "prefill", prefill)
+
+    async def ask() -> None:
+        first, second = engine.submit(jobs)
+        async for _ in first:
+            shown.set()
+        async for _ in second:
+            pass
+
+    asyncio.run(ask())
+    assert order == [True]
 
 
 def test_stops_end_an_answer_and_are_not_shown(asker: Asker, engines: Engines) -> None:
