@@ -42,7 +42,7 @@ VICTIMS = {
     "elsewhere": ("server", "worker", "frozen"),
 }
 LEASE = 3  # seconds: so long does a worker on another machine count as alive
-PATIENCE = 240.0
+PATIENCE = 600.0  # seconds; only what fails waits for so long
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums depend on their number in the last bits
 # What differs between two runs of the same work: times, memory, places.
 _PASSING = {"seconds", "tokens_per_second", "peak_memory_bytes", "resumed_from", "report"}

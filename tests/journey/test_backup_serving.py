@@ -119,6 +119,7 @@ def another(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_home_that_was_backed_up_under_load_serves_the_same(
     base: BaseModel, database_url: str, another: str, tmp_path: Path
 ) -> None:

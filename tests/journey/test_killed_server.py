@@ -22,6 +22,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_job_whose_server_is_killed_ends_with_the_same_bytes(
     expected: Expected, database_url: str, tmp_path: Path
 ) -> None:
@@ -31,6 +32,7 @@ def test_a_job_whose_server_is_killed_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_job_whose_worker_on_another_machine_dies_or_sleeps_ends_with_the_same_bytes(
     expected: Expected, postgres: str, tmp_path: Path
 ) -> None:
