@@ -78,3 +78,11 @@ def test_from_the_queue_to_its_log(home: Path) -> None:
         call("cancel", job["id"])
     with pytest.raises(NotFoundError, match="There is no job 'x'"):
         call("show", "x")
+
+
+def test_what_has_ended_is_forgotten_on_request(home: Path) -> None:
+    waits, ended = (as_json("submit", "ingest", "shop")["id"] for _ in range(2))
+    call("cancel", ended)
+    assert "0 jobs are forgotten" in call("forget", "--days", "1")
+    assert as_json("forget", "--days", "0") == {"forgotten": 1}
+    assert [job["id"] for job in as_json("list")["jobs"]] == [waits]
