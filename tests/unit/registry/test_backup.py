@@ -22,8 +22,10 @@ from codetune.registry.cards import Registry
 from codetune.registry.ownership import claim
 from codetune.store.audit import AuditEntry
 from codetune.store.database import Database
+from codetune.store.datasets import Dataset
 from codetune.store.jobs import Job
 from codetune.store.models import Model
+from codetune.store.sources import Source
 from codetune.store.tables import METADATA
 from tests.accounts import People
 from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, register
@@ -120,6 +122,49 @@ def test_it_is_one_moment_while_people_write(people: People, home: Path, tmp_pat
                 for name in ("jobs", "models")
             )
         assert jobs == models
+
+
+def test_what_people_have_sent_comes_back_and_what_has_no_row_does_not(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, own, file = people.logins.database, tmp_path / "own", tmp_path / "b.tar"
+    owner = people.ids["ada"]
+    with database.write() as session:
+        rows, archive = "datasets/dst_1/rows.jsonl", "uploads/src_1/shop/ä.zip"
+        session.add(Dataset(id="dst_1", owner_id=owner, name="d", kind="upload", location=rows))
+        session.add(Source(id="src_1", owner_id=owner, name="s", kind="archive", location=archive))
+        session.add(Source(owner_id=owner, name="g", kind="git", location="https://x/y/z.git"))
+    for name in (
+        *(rows, archive),
+        *("datasets/dst_gone/rows.jsonl", "uploads/.new-1/half", "uploads/src_1.more/half"),
+    ):
+        (own / name).parent.mkdir(parents=True)
+        (own / name).write_text(name)
+    assert back_up(database, own, file).models == 0
+
+    target, place = empty(tmp_path)
+    (place / "datasets" / "dst_0").mkdir(parents=True)
+    with target:
+        restore(target, place, file)
+    assert sent(place) == {rows, archive}
+    assert all((place / name).read_text() == name for name in sent(place))
+
+    before = sent(own)  # a restore that fails late puts them back
+    with monkeypatch.context() as patch:
+        patch.setattr("sqlalchemy.engine.Transaction.commit", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            restore(database, own, file, replace=True)
+    assert sent(own) == before
+    assert [p.name for p in own.iterdir() if p.name.startswith(".")] == []
+
+
+def sent(home: Path) -> set[str]:
+    return {
+        path.relative_to(home).as_posix()
+        for name in ("datasets", "uploads")
+        for path in (home / name).rglob("*")
+        if path.is_file()
+    }
 
 
 def _changed(file: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:
