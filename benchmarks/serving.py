@@ -80,14 +80,23 @@ def machine() -> str:
 
 def median_rates(rounds: int, runs: dict[str, Callable[[], int]]) -> dict[str, float]:
     """Tokens per second of each, the median of rounds in turn, after one that is not counted."""
+    rates = rates_in_turn(rounds, runs)
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def rates_in_turn(rounds: int, runs: dict[str, Callable[[], int]]) -> dict[str, list[float]]:
+    """Tokens per second of each in every round, after one that is not counted.
+
+    Every other round goes backwards, so that nobody always comes after the same one.
+    """
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(rounds + 1):
-        for name, run in runs.items():
+        for name in list(runs) if round_ % 2 else reversed(runs):
             start = time.perf_counter()
-            tokens = run()
+            tokens = runs[name]()
             if round_:
                 rates[name].append(tokens / (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return rates
 
 
 def candidates() -> Iterator[str]:
