@@ -106,12 +106,13 @@ class DatasetOptions(Options):
         description="The share of the training tokens that stand in FIM examples, when both "
         "streams are used.",
     )
-    spm_rate: float = option(
-        0.5,
+    spm_rate: float | None = option(
+        None,
         ge=0,
         le=1,
-        description="The share of FIM examples in suffix-prefix-middle order (none for a base "
-        "that was never trained on it).",
+        description="The share of FIM examples in suffix-prefix-middle order. By default 0.9 for a "
+        "base that fills gaps in this order (nano), none for one that was never trained on it, "
+        "else 0.5.",
     )
     span_mix: SpanMix = option(default_factory=SpanMix, description="Which spans are taken out.")
     minimum_span: int = option(50, ge=1, description="Bytes of a syntax span, at least.")

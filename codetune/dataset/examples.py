@@ -208,12 +208,13 @@ class _FileExamples:
             return False
         fim, encoded = self.renderer.fim, self.encoded
         assert fim is not None
-        if fim.family.leading_space and prefix:
-            before = self.renderer.plain_offsets(" " + prefix)[0]
+        cut = self.renderer.cursor_word(prefix) if order == "spm" else len(prefix)
+        if fim.family.leading_space and prefix[:cut]:
+            before = self.renderer.plain_offsets(" " + prefix[:cut])[0]
         else:
-            before = encoded.ids_of(region[0], span.start)
+            before = encoded.ids_of(region[0], region[0] + cut)
         after = encoded.ids_of(span.end, region[1])
-        answer = self.renderer.plain_offsets(middle)[0]
+        answer = self.renderer.plain_offsets(prefix[cut:] + middle)[0]
         prompt = self.renderer.fim_parts(before, after, head, order)
         size = sum(map(len, prompt))
         if size + len(answer) + 1 > self.recipe.window:

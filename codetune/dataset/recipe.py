@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from codetune.dataset.review import Review
 
 _MOST = 1024  # tokens of a window by default
+_MOSTLY, _HALF = 0.9, 0.5  # of FIM examples suffix first: all of what is asked for, nearly; a mix
 _KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
@@ -67,7 +68,7 @@ def resolve(
         seed=options.seed,
         window=window_of(options, base),
         fim_rate=rate if fim else 0.0,
-        spm_rate=options.spm_rate if renderer.fim and renderer.fim.family.spm else 0.0,
+        spm_rate=_spm_rate(options, renderer),
         mix=(options.span_mix.syntax, options.span_mix.line, options.span_mix.random),
         minimum_span=min(options.minimum_span, options.maximum_span),
         maximum_span=options.maximum_span,
@@ -78,6 +79,14 @@ def resolve(
         template=options.template,
         dropped=tuple(sorted(review.dropped)) if review else (),
     )
+
+
+def _spm_rate(options: DatasetOptions, renderer: Renderer) -> float:
+    if renderer.fim is None or not renderer.fim.family.spm:
+        return 0.0
+    if options.spm_rate is not None:
+        return options.spm_rate
+    return _MOSTLY if renderer.order == "spm" else _HALF
 
 
 def window_of(options: DatasetOptions, base: Path) -> int:

@@ -65,8 +65,8 @@ def prepare(
             renderer, gap.prefix, gap.suffix, window, limit, repo=gap.repo, path=gap.path
         )
         fitted.append(parts)
-        tokens = renderer.fim_prompt(parts.prefix, parts.suffix, repo=gap.repo, path=gap.path)
-        prompts.append(Prompt(tokens, limit))
+        opening = renderer.fim_opening(parts.prefix, parts.suffix, repo=gap.repo, path=gap.path)
+        prompts.append(Prompt(opening.ids, limit, opening.beginning))
     return Exam(passages, general, gaps, fitted, prompts, window)
 
 
@@ -105,7 +105,8 @@ def answer_gaps(
     """The greedy middle for each prompt."""
     with progress.task(f"complete with {side}", total=len(prompts), unit="prompts") as task:
         ids = greedy_answers(model, prompts, renderer.fim_stops, done=task.advance)
-    return [renderer.decode(answer) for answer in ids]
+    begun = [len(prompt.beginning.text) if prompt.beginning else 0 for prompt in prompts]
+    return [renderer.decode(answer)[skip:] for answer, skip in zip(ids, begun, strict=True)]
 
 
 def scored_window(model_window: int, options: EvaluationOptions) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from codetune.models.prompts import Beginning, Pending
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,10 +25,11 @@ BATCH_ROWS = 8
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens to continue, and how many tokens the answer may have."""
+    """Tokens to continue, how many tokens the answer may have, and what it begins with, if so."""
 
     tokens: list[int]
     limit: int
+    beginning: Beginning | None = None
 
 
 def greedy_answers(
@@ -82,6 +85,7 @@ class _Rows:
         self.device = next(model.parameters()).device
         self.limits = [prompt.limit for prompt in prompts]
         self.answers: list[list[int]] = [[] for _ in prompts]
+        self.pending = [Pending(p.beginning) if p.beginning else None for p in prompts]
         self.alive = list(range(len(prompts)))
         width = max(len(prompt.tokens) for prompt in prompts)
         self.ids = torch.zeros((len(prompts), width), dtype=torch.long)
@@ -106,7 +110,7 @@ class _Rows:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-            chosen = logits.argmax(-1)
+            chosen = self._agreeing(logits).argmax(-1)
             keep = [
                 index
                 for index, (row, token) in enumerate(zip(self.alive, chosen.tolist(), strict=True))
@@ -126,9 +130,25 @@ class _Rows:
             self.alive = [self.alive[index] for index in keep]
         return finished
 
+    def _agreeing(self, logits: torch.Tensor) -> torch.Tensor:
+        """`logits` [rows, vocabulary] without tokens that contradict an answer's beginning."""
+        import torch
+
+        for index, row in enumerate(self.alive):
+            pending = self.pending[row]
+            if pending is not None and pending.rest:
+                allowed = torch.from_numpy(pending.allowed).to(self.device)
+                agreeing = torch.full_like(logits[index], -torch.inf)
+                agreeing[allowed] = logits[index, allowed]
+                logits[index] = agreeing
+        return logits
+
     def _take(self, row: int, token: int) -> bool:
         """Add a token to a row's answer; False when that ended it."""
         if token in self.stops:
             return False
         self.answers[row].append(token)
+        pending = self.pending[row]
+        if pending is not None and pending.rest and pending.push(token):
+            self.limits[row] += 1  # it wrote nothing of the answer itself
         return len(self.answers[row]) < self.limits[row]

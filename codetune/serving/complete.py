@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codetune.errors import (
     BadRequestError,
@@ -22,10 +22,19 @@ from codetune.errors import (
 )
 from codetune.models.architecture import is_seq2seq
 from codetune.models.load import read_json
-from codetune.models.prompts import Fitted, Renderer, fit_context, fit_fim, transcode
+from codetune.models.prompts import (
+    Beginning,
+    Fitted,
+    Opening,
+    Renderer,
+    fit_context,
+    fit_fim,
+    transcode,
+)
+from codetune.models.prompts.healing import LONGEST
 from codetune.models.seq2seq import USUAL_WINDOW
 from codetune.serving.catalog import Catalog
-from codetune.serving.config import ServingOptions
+from codetune.serving.config import EMBEDDED_ENGINE, ServingOptions
 from codetune.serving.engine import Engine, Generation, Job, Sampling, Servable
 from codetune.serving.engines.wires import Asked
 from codetune.serving.query import Chat, Fim, Prompt, Query, Text
@@ -136,15 +145,16 @@ class Completer:
                 # The answers to one prompt differ, and are the same ones each time.
                 sampling=replace(sampling, seed=None if query.seed is None else query.seed + n),
                 decode=voice.renderer.decode,
+                beginning=beginning,
                 stream=query.stream,
                 deadline=self.options.deadline,
                 tenant=query.tenant,
             )
-            for ids, sampling in prepared
+            for ids, beginning, sampling in prepared
             for n in range(query.n)
         ]
         generations = list(self.engine.submit(jobs))
-        prompts = [ids for ids, _ in prepared]
+        prompts = [ids for ids, *_ in prepared]
         texts = [
             prompt.text if isinstance(prompt, Text) and isinstance(prompt.text, str) else None
             for prompt in query.prompts
@@ -193,7 +203,7 @@ class Completer:
 
     def _prepare(
         self, query: Query, resolve: Callable[[str | None], Servable] | None
-    ) -> tuple[Servable, list[tuple[list[int], Sampling]]]:
+    ) -> tuple[Servable, list[tuple[list[int], Beginning | None, Sampling]]]:
         model = (resolve or self.catalog.resolve)(query.model)
         voice = self.voice(model)
         try:
@@ -204,7 +214,7 @@ class Completer:
 
     def _render(
         self, prompt: Prompt, query: Query, voice: Voice, model: Servable
-    ) -> tuple[list[int], Sampling]:
+    ) -> tuple[list[int], Beginning | None, Sampling]:
         """The prompt's ids and the rules for its answer, within the model's window."""
         renderer = voice.renderer
         if renderer.fim and isinstance(prompt, Text):
@@ -213,9 +223,10 @@ class Completer:
         stops = renderer.chat_stops if isinstance(prompt, Chat) else renderer.fim_stops
         if isinstance(prompt, Fim):
             most = max(1, min(most, voice.window // 2))
-            ids = self._fim(prompt, most, voice, model)
+            opening = self._fim(prompt, most, voice, model)
+            ids, beginning = opening.ids, opening.beginning
         else:
-            ids = self._ids(prompt, renderer)
+            ids, beginning = self._ids(prompt, renderer), None
             room = voice.window - len(ids)
             if room < 1:
                 raise BadRequestError(
@@ -235,7 +246,7 @@ class Completer:
             stop_ids=frozenset(stops),
             logprobs=query.logprobs,
         )
-        return ids, sampling
+        return ids, beginning, sampling
 
     def _ids(self, prompt: Text | Chat, renderer: Renderer) -> list[int]:
         if isinstance(prompt, Chat):
@@ -251,13 +262,14 @@ class Completer:
             )
         return ids
 
-    def _fim(self, prompt: Fim, most: int, voice: Voice, model: Servable) -> list[int]:
+    def _fim(self, prompt: Fim, most: int, voice: Voice, model: Servable) -> Opening:
         renderer, window = voice.renderer, voice.window
         repo, path, prefix = prompt.repo or model.repository, prompt.path, prompt.prefix
-        begun = renderer.plain(prompt.begun)
-        if len(begun) > window // 8:
-            prefix, begun = prefix + prompt.begun, []
-        most += len(begun)
+        begun, ids = prompt.begun, renderer.plain(prompt.begun)
+        if len(ids) > window // 8:
+            prefix, begun, ids = prefix + begun, "", []
+        # The word at the cursor may take other tokens than before when it is written again.
+        most += len(ids) + min(LONGEST, window // 16) * (renderer.order == "spm")
         context: list[int] = []
 
         def fit() -> Fitted:
@@ -270,7 +282,11 @@ class Completer:
             left = window - len(renderer.fim_prompt(*fitted, repo=repo, path=path)) - most
             context = fit_context(renderer, prompt.context, max(left, window // 4) - _PATH)
             fitted = fit()
-        return renderer.fim_prompt(*fitted, repo=repo, path=path, context=context) + begun
+        place: dict[str, Any] = {"repo": repo, "path": path, "context": context}
+        if self.engine.name_of(model) != EMBEDDED_ENGINE:
+            # Other engines cannot be told what an answer has to begin with.
+            return Opening(renderer.fim_prompt(*fitted, **place) + ids)
+        return renderer.fim_opening(*fitted, begun=begun, **place)
 
     def voice(self, model: Servable) -> Voice:
         """How to speak to `model`.

@@ -17,6 +17,8 @@ from codetune.serving.stats import EngineStats
 if TYPE_CHECKING:
     import numpy as np
 
+    from codetune.models.prompts import Beginning
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -70,6 +72,7 @@ class Job:
     stream: bool = True  # False: one piece at the end is enough
     deadline: float = 120.0  # seconds from submission
     tenant: str = ""  # who asks: shares of the queue are fair, and nothing read is lent to others
+    beginning: Beginning | None = None  # what the answer begins with; nobody is shown it
 
 
 @dataclass(frozen=True)

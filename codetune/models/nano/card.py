@@ -81,7 +81,7 @@ def card_text(data: dict[str, Any], run: dict[str, Any], measured: dict[str, Any
     lines += [f"| {k}, all files as one | {v:.3f} |" for k, v in others.items() if v is not None]
     lines += [
         "",
-        "Filling short holes (5 to 80 bytes) in its Python files, greedy, prefix before suffix:",
+        "Filling short holes (5 to 80 bytes) in its Python files, greedy, suffix first:",
         "",
         "| | cases | exact match | edit similarity |",
         "| --- | --- | --- | --- |",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codetune.distance import edit_similarity
+from codetune.models.prompts import Pending, Renderer
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ def compressors(texts: Iterable[str]) -> dict[str, float | None]:
 def holes(records: Iterable[dict[str, str]], each: int, seed: int) -> list[Hole]:
     """Short holes in held-out Python: `each` line ends and `each` syntax nodes, 5 to 80 bytes."""
     from codetune.models.nano.recipe import DataRecipe
-    from codetune.models.nano.rows import Renderer
+    from codetune.models.nano.rows import Renderer as Rows
 
     dice = random.Random(seed)
     texts = [record["text"] for record in records if record["language"] == "python"]
-    renderer = Renderer.__new__(Renderer)  # only its syntax-tree picking is used, no tokenizer
+    renderer = Rows.__new__(Rows)  # only its syntax-tree picking is used, no tokenizer
     renderer.recipe, renderer._parsers = DataRecipe(), {}
     found: list[Hole] = []
     while sum(hole.kind == "line end" for hole in found) < each:
@@ -95,36 +96,41 @@ def holes(records: Iterable[dict[str, str]], each: int, seed: int) -> list[Hole]
     return found
 
 
-def fill(model: Any, tokenizer: Any, hole: Hole, *, longest: int = 48) -> str:
-    """The greedy middle, prefix first (PSM), cut at the end token."""
+def fill(model: Any, renderer: Renderer, hole: Hole, *, longest: int = 48) -> str:
+    """The greedy middle, asked for as the product does it, cut at the end token."""
     import torch
 
-    ids = {
-        name: tokenizer.token_to_id(f"<|fim_{name}|>") for name in ("prefix", "suffix", "middle")
-    }
-    before = tokenizer.encode(hole.before[-3000:], add_special_tokens=False).ids[-600:]
-    after = tokenizer.encode(hole.after[:1500], add_special_tokens=False).ids[:300]
-    prompt = [ids["prefix"], *before, ids["suffix"], *after, ids["middle"]]
-    stop = tokenizer.token_to_id("<|endoftext|>")
+    opening = renderer.fim_opening(hole.before[-2000:], hole.after[:1000])
+    beginning, start = opening.beginning, len(opening.ids)
+    every = list(range(renderer.vocab_size))
+
+    def allowed(_: int, written: torch.Tensor) -> list[int]:
+        if beginning is None:
+            return every
+        pending = Pending(beginning)
+        for token in written[start:].tolist():
+            pending.push(token)
+        return pending.allowed.tolist() if pending.rest else every
+
     with torch.inference_mode():
         out = model.generate(
-            input_ids=torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=longest,
+            input_ids=torch.tensor([opening.ids]),
+            attention_mask=torch.ones(1, start, dtype=torch.long),
+            prefix_allowed_tokens_fn=allowed,
+            max_new_tokens=longest + opening.healed,
             do_sample=False,
-            eos_token_id=stop,
-            pad_token_id=stop,
+            eos_token_id=renderer.eos_id,
+            pad_token_id=renderer.eos_id,
         )
-    answer = [token for token in out[0, len(prompt) :].tolist() if token != stop]
-    text: str = tokenizer.decode(answer)
-    return text
+    answer = renderer.decode(out[0, start:].tolist())
+    return answer[len(beginning.text) if beginning else 0 :]
 
 
-def fim_scores(model: Any, tokenizer: Any, cases: list[Hole]) -> dict[str, dict[str, float]]:
+def fim_scores(model: Any, renderer: Renderer, cases: list[Hole]) -> dict[str, dict[str, float]]:
     """Exact match and edit similarity by kind, blanks at both ends ignored."""
     kinds: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for hole in cases:
-        answer, wanted = fill(model, tokenizer, hole).strip(), hole.middle.strip()
+        answer, wanted = fill(model, renderer, hole).strip(), hole.middle.strip()
         kinds[hole.kind].append((float(answer == wanted), edit_similarity(answer, wanted)))
     return {
         kind: {
@@ -154,5 +160,5 @@ def measure(folder: Path, evaluation: Path, *, context: int, fim_cases: int) -> 
         "evaluation_bytes": sum(len(text.encode()) for _, text in texts),
         "bits_per_byte": bits_per_byte(model, tokenizer, texts, context),
         "compressors": compressors(text for _, text in texts),
-        "fim": fim_scores(model, tokenizer, holes(records, fim_cases, seed=5)),
+        "fim": fim_scores(model, Renderer.from_folder(folder), holes(records, fim_cases, seed=5)),
     }

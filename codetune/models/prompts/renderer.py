@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from codetune.errors import ModelError
 from codetune.models.prompts.chat import ChatTemplate, Message, Piece
 from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
+from codetune.models.prompts.healing import Beginning, ByteVocabulary, word_at_end
 from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
 from codetune.models.prompts.templates import TEMPLATE_FILE, TemplateName, named_template
 from codetune.models.prompts.words import Ids, Places, token_bytes, words_of
@@ -26,7 +28,18 @@ Part = Sequence[int] | npt.NDArray[np.integer[Any]]
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _HEADER_CHARACTERS = 200  # of a repository or path: the end says most
 _END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
+_ORDERS: tuple[Order, ...] = ("psm", "spm")
+_ORDER_KEY = "fim_order"  # in tokenizer_config.json: the order that a base was trained on most
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|EOT|>", "<end_of_turn>")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A prompt to fill a gap, as ids, and what the answer then begins with, if anything."""
+
+    ids: list[int]
+    beginning: Beginning | None = None
+    healed: int = 0  # tokens that were left out of the prompt for it
 
 
 class Renderer:
@@ -44,6 +57,7 @@ class Renderer:
         self.pad_id = vocabulary.get(_name(config.get("pad_token")), self.eos_id)
         self.bos_id = _begin_of_text(self._full, vocabulary, config)
         self.fim: FimTokens | None = fim_tokens(vocabulary, family, self.eos_id) if family else None
+        self.order: Order = _order(config.get(_ORDER_KEY))  # in which the base fills gaps best
         self.fim_stops = self.fim.stops if self.fim else frozenset({self.eos_id})
         ends = {vocabulary[name] for name in _TURN_ENDS if name in self.markup}
         ends |= {vocabulary.get(_name(config.get("eos_token")), self.eos_id)}
@@ -58,6 +72,7 @@ class Renderer:
         added = {token["content"] for token in spec.get("added_tokens") or []}
         plain_added = not added <= self.markup.keys()
         self._words = words_of(spec, self._plain, self._bytes, plain_added)
+        self._vocabulary = ByteVocabulary(self._bytes) if self._bytes is not None else None
 
     @classmethod
     def from_folder(cls, path: Path, template: Path | None = None) -> Renderer:
@@ -178,6 +193,35 @@ class Renderer:
         parts = self.fim_parts(*ids, self.start(repo, path, context), order)
         return [i for part in parts for i in part]
 
+    def fim_opening(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        begun: str = "",
+        repo: str | None = None,
+        path: str | None = None,
+        context: Part = (),
+    ) -> Opening:
+        """The prompt in the base's own order; `begun` is what of the middle is there already.
+
+        Where the middle follows the prefix, it begins with the word at the cursor written
+        again (healing.py): learned and asked for as one text.
+
+        Raises:
+            ModelError: the base has no FIM tokens.
+        """
+        more: dict[str, Any] = {"repo": repo, "path": path, "context": context}
+        if self.order == "psm":
+            return Opening(self.fim_prompt(prefix, suffix, **more) + self.plain(begun))
+        prefix += begun
+        cut = self.cursor_word(prefix)
+        ids = self.fim_prompt(prefix[:cut], suffix, order="spm", **more)
+        if cut == len(prefix) or self._vocabulary is None:
+            return Opening(ids)
+        beginning = Beginning(prefix[cut:], self._vocabulary)
+        return Opening(ids, beginning, len(self.plain(prefix[cut:])))
+
     def fim_parts(self, prefix: Part, suffix: Part, start: Part, order: Order) -> list[Part]:
         """A prompt's ids, to be put end to end, from those that `plain` made of its sides."""
         fim = self._need_fim()
@@ -196,9 +240,18 @@ class Renderer:
         path: str | None = None,
         order: Order = "psm",
     ) -> tuple[list[int], int]:
-        """A training example, and the index at which its middle starts."""
-        ids = self.fim_prompt(prefix, suffix, repo=repo, path=path, order=order)
-        return [*ids, *self.plain(middle), self._need_fim().end], len(ids)
+        """A training example, and the index at which its answer starts.
+
+        The answer is the middle; suffix first, it begins with the word at the cursor, as it
+        will have to after `fim_opening`.
+        """
+        cut = self.cursor_word(prefix) if order == "spm" else len(prefix)
+        ids = self.fim_prompt(prefix[:cut], suffix, repo=repo, path=path, order=order)
+        return [*ids, *self.plain(prefix[cut:] + middle), self._need_fim().end], len(ids)
+
+    def cursor_word(self, prefix: str) -> int:
+        """The character at which the word at a prefix's end starts, which is written again."""
+        return len(prefix) if self._vocabulary is None else word_at_end(self._plain, prefix)
 
     @property
     def fim_overhead(self) -> int:
@@ -352,6 +405,11 @@ def _end_of_text(vocabulary: dict[str, int], family_end: str, config: dict[str, 
         "The tokenizer names no end-of-text token.",
         advice='Add "eos_token" to its tokenizer_config.json.',
     )
+
+
+def _order(value: Any) -> Order:
+    """Prefix first, unless the base says otherwise: the order in which all families are served."""
+    return next((order for order in _ORDERS if order == value), "psm")
 
 
 def _begin_of_text(full: Any, vocabulary: dict[str, int], config: dict[str, Any]) -> int | None:

@@ -154,6 +154,12 @@ class TokenBytes:
         self._firsts = np.cumsum(self.lengths) - self.lengths
         self._all = np.frombuffer(b"".join(table), np.uint8)
 
+    def table(self) -> list[bytes]:
+        """The bytes of each token, by its id."""
+        ends = (self._firsts + self.lengths).tolist()
+        whole = self._all.tobytes()
+        return [whole[a:b] for a, b in zip(self._firsts.tolist(), ends, strict=True)]
+
     def join(self, ids: npt.NDArray[np.integer[Any]]) -> bytes:
         """The bytes of these tokens."""
         lengths = self.lengths[ids]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from codetune.models.prompts import Beginning, Pending
 from codetune.serving.engine import Sampling
 
 _NUCLEUS = 1024  # candidates that are looked at before the whole vocabulary is sorted
@@ -28,13 +29,25 @@ class Sampler:
     same text whoever else is in the batch.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, beginning: Beginning | None = None) -> None:
         self.sampling = sampling
+        self.pending = Pending(beginning) if beginning is not None else None
         self._random = random.Random(sampling.seed)
 
     @property
     def greedy(self) -> bool:
         return self.sampling.temperature < 1e-5
+
+    @property
+    def bound(self) -> bool:
+        """Whether the next token has to agree with the answer's beginning."""
+        return self.pending is not None and bool(self.pending.rest)
+
+    def agreeing(self, logits: torch.Tensor) -> torch.Tensor:
+        """`logits` [vocabulary] without the tokens that would not."""
+        assert self.pending is not None
+        allowed = torch.from_numpy(self.pending.allowed).to(logits.device)
+        return torch.full_like(logits, -torch.inf).index_copy_(0, allowed, logits[allowed])
 
     def draw(self, logits: torch.Tensor) -> int:
         """A token from the nucleus of `logits` [vocabulary] by inverse transform sampling.
@@ -61,6 +74,11 @@ class Sampler:
 
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Chosen]:
     """`logits` is [sequences, vocabulary], float32."""
+    bound = [row for row, sampler in enumerate(samplers) if sampler.bound]
+    if bound:
+        logits = logits.clone()
+        for row in bound:
+            logits[row] = samplers[row].agreeing(logits[row])
     best = logits.argmax(-1).tolist()
     chosen = [
         Chosen(token if sampler.greedy else sampler.draw(logits[row]))

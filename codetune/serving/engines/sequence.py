@@ -23,7 +23,7 @@ class Sequence:
         self.job = job
         self.loop = asyncio.get_running_loop()
         self.ids = list(job.prompt)
-        self.sampler = Sampler(job.sampling)
+        self.sampler = Sampler(job.sampling, job.beginning)
         self.cancelled = False
         self.submitted = time.monotonic()
         self.ends_at = self.submitted + job.deadline
@@ -35,6 +35,8 @@ class Sequence:
         self._letters: list[Piece | BaseException] = []
         self._queue: Events = asyncio.Queue()
         self._text = TextStream(job.decode)
+        self._healed = 0  # tokens that wrote nothing but the answer's beginning
+        self._hidden = len(job.beginning.text) if job.beginning else 0  # characters of it to come
         self._stops = StopScanner(job.sampling.stops)
         # Nobody sees the text before its end and nothing in it ends it: decode it once, then.
         self._late = not job.stream and not job.sampling.stops
@@ -43,7 +45,7 @@ class Sequence:
 
     @property
     def generated(self) -> int:
-        return len(self.ids) - len(self.job.prompt)
+        return len(self.ids) - len(self.job.prompt) - self._healed
 
     @property
     def prompt_tokens(self) -> None:
@@ -63,7 +65,8 @@ class Sequence:
     @property
     def most(self) -> int:
         """The most tokens that prompt and answer can have."""
-        return len(self.job.prompt) + self.job.sampling.max_tokens
+        healed = len(self.job.beginning.bytes) if self.job.beginning else 0
+        return len(self.job.prompt) + healed + self.job.sampling.max_tokens
 
     # In the scheduler's thread.
 
@@ -74,15 +77,29 @@ class Sequence:
             self.first = time.monotonic() - self.submitted
         if chosen.token in self.job.sampling.stop_ids:
             return self._finish("stop")
-        if chosen.logprob is not None:
+        healing = self.sampler.bound and self._heal(chosen.token)
+        if chosen.logprob is not None and not healing:
             self._scores.append(self._score(chosen))
         if not self._late:
-            self._show(self._stops.push(self._text.push(chosen.token)))
+            self._show(self._stops.push(self._seen(self._text.push(chosen.token))))
             if self._stops.stopped:
                 return self._finish("stop")
         if self.generated >= self.job.sampling.max_tokens:
             return self._finish("length")
         return False
+
+    def _heal(self, token: int) -> bool:
+        """Whether a token wrote nothing but the answer's beginning; then it does not count."""
+        pending = self.sampler.pending
+        assert pending is not None
+        healing = pending.push(token)
+        self._healed += healing
+        return healing
+
+    def _seen(self, text: str) -> str:
+        """`text` without what of it belongs to the answer's beginning."""
+        hidden, self._hidden = self._hidden, max(0, self._hidden - len(text))
+        return text[hidden:]
 
     def fail(self, error: BaseException) -> None:
         """Break off: the listener gets `error`."""
@@ -98,9 +115,9 @@ class Sequence:
     def _finish(self, reason: FinishReason) -> bool:
         if self._late:
             answer = self.ids[len(self.job.prompt) :]
-            self._show(self.job.decode(answer[:-1] if reason == "stop" else answer))
+            self._show(self._seen(self.job.decode(answer[:-1] if reason == "stop" else answer)))
         elif not self._stops.stopped:
-            self._show(self._stops.push(self._text.end()))
+            self._show(self._stops.push(self._seen(self._text.end())))
             # The last half character may have completed a stop string.
             if not self._stops.stopped:
                 self._show(self._stops.end())

@@ -34,8 +34,9 @@ def test_published_formats(family: str, order: str) -> None:
     ids, middle = base.fim_example(P, M, S, order=order)  # type: ignore[arg-type]
     shown = SHOWN[family, order].format(P=P, M=M, S=S)
     assert base.decode(ids, keep_control=True) == shown
-    assert base.decode(ids[middle:]) == M
-    assert ids[:middle] == base.fim_prompt(P, S, order=order)  # type: ignore[arg-type]
+    cut = base.cursor_word(P) if order == "spm" else len(P)
+    assert base.decode(ids[middle:]) == P[cut:] + M
+    assert ids[:middle] == base.fim_prompt(P[:cut], S, order=order)  # type: ignore[arg-type]
     assert ids[-1] == base.fim.end in base.fim_stops  # type: ignore[union-attr]
 
 
@@ -52,10 +53,11 @@ def test_the_parts_come_back(family: str, parts: tuple[str, str, str], order: st
     between = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 : start]
     before = between[0] if order == "psm" else between[2]
     assert (between[2] if order == "psm" else between[0]) == []
-    blank = " " if fim.family.leading_space and prefix else ""
-    assert base.decode(before) == blank + prefix
+    cut = base.cursor_word(prefix) if order == "spm" else len(prefix)
+    blank = " " if fim.family.leading_space and prefix[:cut] else ""
+    assert base.decode(before) == blank + prefix[:cut]
     assert base.decode(between[1]) == suffix
-    assert base.decode(ids[start:-1]) == middle
+    assert base.decode(ids[start:-1]) == prefix[cut:] + middle
 
 
 def test_headers() -> None:
