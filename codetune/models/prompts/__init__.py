@@ -10,8 +10,9 @@ from codetune.models.prompts.families import FimTokens
 from codetune.models.prompts.fit import Fitted, fit_context, fit_fim
 from codetune.models.prompts.foreign import ContextFile, ForeignFim, transcode
 from codetune.models.prompts.healing import Beginning, Pending
-from codetune.models.prompts.renderer import Opening, Order, Renderer
+from codetune.models.prompts.renderer import Opening, Renderer
 from codetune.models.prompts.templates import TemplateName
+from codetune.models.prompts.tokenizer_files import Order
 from codetune.models.prompts.words import Ids, Places
 
 __all__ = [

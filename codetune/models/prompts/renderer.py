@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +19,21 @@ from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
 from codetune.models.prompts.healing import Beginning, ByteVocabulary, word_at_end
 from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
 from codetune.models.prompts.templates import TEMPLATE_FILE, TemplateName, named_template
+from codetune.models.prompts.tokenizer_files import (
+    TOKENIZER_FILES,
+    Order,
+    begin_of_text,
+    broken,
+    end_of_text,
+    name_of,
+    order_of,
+    read_config,
+)
 from codetune.models.prompts.words import Ids, Places, token_bytes, words_of
 
-Order = Literal["psm", "spm"]
 Part = Sequence[int] | npt.NDArray[np.integer[Any]]
 
-_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _HEADER_CHARACTERS = 200  # of a repository or path: the end says most
-_END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
-_ORDERS: tuple[Order, ...] = ("psm", "spm")
-_ORDER_KEY = "fim_order"  # in tokenizer_config.json: the order that a base was trained on most
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|EOT|>", "<end_of_turn>")
 
 
@@ -53,19 +57,19 @@ class Renderer:
         vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         family = find_family(vocabulary)
-        self.eos_id = _end_of_text(vocabulary, family.end_of_text if family else "", config)
-        self.pad_id = vocabulary.get(_name(config.get("pad_token")), self.eos_id)
-        self.bos_id = _begin_of_text(self._full, vocabulary, config)
+        self.eos_id = end_of_text(vocabulary, family.end_of_text if family else "", config)
+        self.pad_id = vocabulary.get(name_of(config.get("pad_token")), self.eos_id)
+        self.bos_id = begin_of_text(self._full, vocabulary, config)
         self.fim: FimTokens | None = fim_tokens(vocabulary, family, self.eos_id) if family else None
-        self.order: Order = _order(config.get(_ORDER_KEY))  # in which the base fills gaps best
+        self.order: Order = order_of(config)  # in which the base fills gaps best
         self.fim_stops = self.fim.stops if self.fim else frozenset({self.eos_id})
         ends = {vocabulary[name] for name in _TURN_ENDS if name in self.markup}
-        ends |= {vocabulary.get(_name(config.get("eos_token")), self.eos_id)}
+        ends |= {vocabulary.get(name_of(config.get("eos_token")), self.eos_id)}
         self.chat_stops = self.fim_stops | ends
         self.has_chat_template = template is not None
         self.template = template or self._named(_default_template(self.markup))
         self._template_names = {"eos_token": self._token_name(self.eos_id)} | {
-            key: _name(value) for key, value in config.items() if key.endswith("_token") and value
+            key: name_of(value) for key, value in config.items() if key.endswith("_token") and value
         }
         self._control = frozenset(self.markup.values())
         self._bytes = token_bytes(spec, self.vocab_size)
@@ -88,7 +92,7 @@ class Renderer:
                 advice="A base needs its fast tokenizer: load it once with transformers' "
                 "AutoTokenizer and save_pretrained() into that folder.",
             )
-        spec, config, names = (_read_json(path / name) for name in _FILES)
+        spec, config, names = (read_config(path / name) for name in TOKENIZER_FILES)
         config = names | config
         source = config.get("chat_template")
         file = template or path / TEMPLATE_FILE
@@ -99,17 +103,17 @@ class Renderer:
         try:
             return cls(spec, config, source)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _broken(path / "tokenizer.json", error) from error
+            raise broken(path / "tokenizer.json", error) from error
         except ModelError as error:
             raise ModelError(f"{path}: {error.message}", advice=error.advice) from error
         except Exception as error:  # tokenizers raises bare Exception
-            raise _broken(path / "tokenizer.json", error) from error
+            raise broken(path / "tokenizer.json", error) from error
 
     @staticmethod
     def digest_of(path: Path) -> str:
         """SHA-256 of what a renderer reads from `path`: 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        for name in (*_FILES, TEMPLATE_FILE):
+        for name in (*TOKENIZER_FILES, TEMPLATE_FILE):
             if (path / name).is_file():
                 digest.update(name.encode() + b"\0" + (path / name).read_bytes())
         return digest.hexdigest()[:16]
@@ -371,52 +375,6 @@ class Renderer:
                 "DeepSeek-Coder), or ask for plain completion.",
             )
         return self.fim
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _broken(path, error) from error
-    if not isinstance(value, dict):
-        raise _broken(path, TypeError("an object was expected"))
-    return value
-
-
-def _broken(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path} cannot be used: {error}.", advice="Download the base again.")
-
-
-def _name(token: Any) -> str:
-    """A token's name; configs hold it as a string or as an AddedToken's fields."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""
-
-
-def _end_of_text(vocabulary: dict[str, int], family_end: str, config: dict[str, Any]) -> int:
-    """The family's end of a file, else the config's; chat bases name the end of a turn there."""
-    for name in (family_end, _name(config.get("eos_token")), *_END_NAMES):
-        if name in vocabulary:
-            return vocabulary[name]
-    raise ModelError(
-        "The tokenizer names no end-of-text token.",
-        advice='Add "eos_token" to its tokenizer_config.json.',
-    )
-
-
-def _order(value: Any) -> Order:
-    """Prefix first, unless the base says otherwise: the order in which all families are served."""
-    return next((order for order in _ORDERS if order == value), "psm")
-
-
-def _begin_of_text(full: Any, vocabulary: dict[str, int], config: dict[str, Any]) -> int | None:
-    """The token that the base's own tokenizer puts before every text, if it does so."""
-    bos = vocabulary.get(_name(config.get("bos_token")))
-    added = full.encode("", add_special_tokens=True).ids
-    return bos if bos is not None and (config.get("add_bos_token") or bos in added[:1]) else None
 
 
 def _default_template(markup: dict[str, int]) -> str:
