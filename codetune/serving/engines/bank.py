@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from codetune.serving.engines.matrices import Adapter, Layers, Layout
+from codetune.serving.engines.pages import on_large_pages
 
 
 class Mix(Protocol):
@@ -194,7 +195,7 @@ class _Arena:
         stay = [name for name in self.holders if name is not None]
         places = 1 << (count - 1).bit_length()
         like = next(iter(self._adapters.values())).pieces[0]
-        self.numbers = like.new_empty(places * self._layout.size)
+        self.numbers = on_large_pages(like.new_empty(places * self._layout.size))
         self._pieces = self._layout.cut(self.numbers)
         self.holders = [*stay, *[None] * (places - len(stay))]
         for place, name in enumerate(stay):

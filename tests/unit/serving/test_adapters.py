@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from codetune.serving.engine import Servable
 from codetune.serving.engines.bank import AdapterBank
 from codetune.serving.engines.local import LocalEngine
 from codetune.serving.engines.matrices import Adapter, Layout
+from codetune.serving.engines.pages import on_large_pages
 from tests.unit.serving.conftest import PROMPTS, Asker
 from tests.unit.serving.test_engine import generate
 from tests.unit.serving.tiny_models import make_adapter
@@ -145,6 +147,26 @@ def test_an_adapter_lies_in_memory_once(bank: AdapterBank) -> None:
     for name in list(bank.names):
         bank.drop(name)
     assert bank.bytes == 0
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without large pages"
+)
+def test_large_pages_are_asked_for_and_hold_the_numbers() -> None:
+    """As the kernel tells: "hg" stands among the flags of the memory that holds the tensor."""
+    for size in (8_000_000, 100, 0):
+        numbers = on_large_pages(torch.empty(size))
+        numbers.fill_(3.0)
+        assert float(numbers.sum()) == 3.0 * size
+        flags: dict[range, list[str]] = {}
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if re.match(r"[0-9a-f]+-", line):
+                begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+            elif line.startswith("VmFlags:"):
+                flags[range(begin, end)] = line.split()[1:]
+        middle = numbers.data_ptr() + numbers.nbytes // 2
+        advised = any(middle in place and "hg" in found for place, found in flags.items())
+        assert advised or size < 1000
 
 
 def test_a_name_that_comes_back_with_other_weights_has_those(bank: AdapterBank) -> None:
