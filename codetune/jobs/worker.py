@@ -119,7 +119,8 @@ class Worker:
     def _settle_ended(self) -> None:
         for slot, one in list(self._running.items()):
             if self._stopping.is_set():
-                one.release()  # a service manager tells the jobs to end at the same moment
+                # Its end is our doing: or a service manager's, who ends all at the same moment.
+                one.release()
             if one.write_down(self._queue):
                 self._end(slot)
 
@@ -190,8 +191,8 @@ class Worker:
 
     def _go(self) -> None:
         """Every job back into the queue, where it waits for the next worker."""
+        self._stopping.set()
         for one in self._running.values():
-            one.release()
             one.child.stop(self.options.grace)
         until = time.monotonic() + 10
         while self._running and time.monotonic() < until:
