@@ -30,6 +30,7 @@ from codetune.store.teams import Team
 from codetune.workspace.orders import Order, Orders
 from codetune.workspace.pages import Page, Window, slice_of
 from codetune.workspace.renames import end_renames, take_turn
+from codetune.workspace.sources import refuse_in_use
 from codetune.workspace.workspace import Workspace
 
 
@@ -124,7 +125,8 @@ class UserModels:
         Raises:
             NotFoundError, ForbiddenError: it is not the actor's.
             BadRequestError: it cannot be a name.
-            ConflictError: the name is taken.
+            ConflictError: the name is taken, or a job that has not ended makes a version of the
+                model or goes on from one.
         """
         work, new = self._work, saved_as(actor, name)
         model = self.get(actor, model_id, "write")
@@ -136,6 +138,8 @@ class UserModels:
                 if new != row.name:
                     if session.scalar(select(Model.id).where(Model.name == new)) is not None:
                         raise ConflictError(f"The name '{name}' is taken.")
+                    for called in (row.name, *(card.id for card in model.versions)):
+                        refuse_in_use(session, called, f"model '{model.name}' by that name")
                     naming.begin_rename(work.registry, row.name, new, row.id)
                     row.name = new
         finally:

@@ -107,6 +107,18 @@ def test_renamed_with_all_versions(team: Office, shop: str) -> None:
     assert {"ada/till", "ada/till:1"} <= {entry["id"] for entry in listed}
 
 
+def test_no_name_is_taken_from_under_a_job(team: Office, shop: str) -> None:
+    """It would make its version of a model that nobody owns, or find no base to go on from."""
+    url, path = "https://git.example.com/a/shop", f"POST {LIST}/{shop}/rename"
+    for order in ({"source": url}, {"source": url, "name": "x", "base": "shop:1"}):
+        job = team("ada", "POST /api/v1/tuning", 202, json=order).json()
+        refused = team("ada", path, 409, json={"name": "till"})
+        assert job["id"] in refused.json()["error"]["message"]
+        team("ada", f"POST /api/v1/tuning/{job['id']}/cancel", 202)
+    assert names(team, "ada") == ["ada/shop"]
+    team("ada", path, 200, json={"name": "till"})
+
+
 def test_saved_under_another_name(team: Office, shop: str) -> None:
     (job,) = team("ada", "GET /api/v1/tuning", 200).json()["items"]
     body = {"tuning_id": job["id"], "name": "best", "description": "Of the fair."}
