@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from codetune.registry.ownership import claim
 from codetune.store.audit import AuditEntry
 from codetune.store.database import Database
 from codetune.store.datasets import Dataset
+from codetune.store.dump import sent_folders
 from codetune.store.jobs import Job
 from codetune.store.models import Model
 from codetune.store.sources import Source
@@ -156,6 +158,31 @@ def test_what_people_have_sent_comes_back_and_what_has_no_row_does_not(
             restore(database, own, file, replace=True)
     assert sent(own) == before
     assert [p.name for p in own.iterdir() if p.name.startswith(".")] == []
+
+
+def test_what_is_deleted_in_the_middle_of_a_backup_is_in_it_whole(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is of the moment that the backup holds; its folder goes right after it."""
+    database, own, file = people.logins.database, tmp_path / "own", tmp_path / "b.tar"
+    rows = "datasets/dst_1/rows.jsonl"
+    with database.write() as session:
+        ada = people.ids["ada"]
+        session.add(Dataset(id="dst_1", owner_id=ada, name="d", kind="upload", location=rows))
+    (own / rows).parent.mkdir(parents=True)
+    (own / rows).write_text("{}")
+
+    def then_deleted(session: Any) -> set[str]:
+        found = sent_folders(session)
+        shutil.rmtree(own / "datasets" / "dst_1")
+        return found
+
+    monkeypatch.setattr("codetune.registry.backup.sent_folders", then_deleted)
+    back_up(database, own, file)
+    target, place = empty(tmp_path)
+    with target:
+        restore(target, place, file)
+    assert sent(place) == {rows}
 
 
 def sent(home: Path) -> set[str]:
