@@ -75,6 +75,11 @@ def test_every_dialect_is_counted_for_its_user(served: Served) -> None:
         for number, (route, body) in enumerate(ASKS):
             answer = served.ask("ada", route, json=body, headers={"X-Request-ID": f"id-{number}"})
             assert answer.status_code == 200, (route, answer.text)
+            if answer.headers["content-type"] == "application/json" and "usage" in answer.json():
+                said = answer.json()["usage"]
+                line = served.line(f"id-{number}")
+                assert line["prompt_tokens"] == said["prompt_tokens"]
+                assert line["tokens"] == said.get("completion_tokens", 0)
         lines = [served.line(f"id-{number}") for number in range(len(ASKS))]
         for (route, _), line in zip(ASKS, lines, strict=True):
             assert line["prompt_tokens"] > 0, line
