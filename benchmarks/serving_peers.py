@@ -33,7 +33,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.serving import candidates, machine, server
+from benchmarks.serving import PROMPT_CHARACTERS, machine, server
 
 if TYPE_CHECKING:
     from codetune.models.prompts import Renderer
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 TOKENS, USERS = 64, 8
 CLAIM = 2.0
 START = 75.0  # seconds that a server has to answer for the first time
+SILENCE = 40.0  # seconds after which it is given up
 LLAMA = """
 import sys, xllamacpp
 params = xllamacpp.CommonParams()
@@ -74,7 +75,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one round")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else 5
-    prompts = [text for text, _ in zip(candidates(), range(USERS), strict=False)]
+    prompts = _prompts()
     _renderer()
     own: list[Numbers] = []
     rows: dict[str, tuple[Numbers, float]] = {}
@@ -82,20 +83,40 @@ def main() -> int:
         ours = Peer(port, "nano")
         for name, start in _peers().items():
             with start() as peer:
-                if peer is None:
-                    print(f"{name}: it does not answer on this machine", file=sys.stderr)
-                    continue
-                sides = [
-                    (measure(ours, prompts), measure(peer, prompts)) for _ in range(rounds + 1)
-                ]
-            counted = sides[1:]  # the first one is warm-up
-            own += [mine for mine, _ in counted]
-            ratio = statistics.median(mine.rate / theirs.rate for mine, theirs in counted)
-            rows[name] = (_median([theirs for _, theirs in counted]), ratio)
-        own = own or [measure(ours, prompts) for _ in range(rounds)]
+                sides = _beside(ours, peer, itertools.islice(prompts, rounds + 1)) if peer else []
+            if not sides:
+                print(f"{name}: it does not answer on this machine", file=sys.stderr)
+                continue
+            own += [mine for mine, _ in sides]
+            ratio = statistics.median(mine.rate / theirs.rate for mine, theirs in sides)
+            rows[name] = (_median([theirs for _, theirs in sides]), ratio)
+        own = own or [measure(ours, next(prompts)) for _ in range(rounds)]
     report(_median(own), rows)
     ratios = [ratio for name, (_, ratio) in rows.items() if name.startswith("transformers")]
     return 0 if all(ratio >= CLAIM for ratio in ratios) else 1
+
+
+def _beside(ours: Peer, peer: Peer, prompts: Iterator[list[str]]) -> list[tuple[Numbers, Numbers]]:
+    """Both sides of each round but the first, which is warm-up; none where the peer breaks off."""
+    sides = []
+    for asked in prompts:
+        mine = measure(ours, asked)
+        try:
+            sides.append((mine, measure(peer, asked)))
+        except (OSError, http.client.HTTPException, RuntimeError):
+            return []
+    return sides[1:]
+
+
+def _prompts() -> Iterator[list[str]]:
+    """One for each user, new ones in each round: nobody has read any of them before."""
+    files = [
+        text
+        for file in sorted(Path(os.__file__).parent.glob("*.py"))
+        if len(text := file.read_text(errors="replace")) > 60 * PROMPT_CHARACTERS
+    ]
+    for begin in itertools.count(0, PROMPT_CHARACTERS):
+        yield [text[begin : begin + PROMPT_CHARACTERS] for text in files[:USERS]]
 
 
 def report(ours: Numbers, rows: dict[str, tuple[Numbers, float]]) -> None:
@@ -199,7 +220,7 @@ def ask(peer: Peer, prompt: str, tokens: int) -> tuple[float, int]:
     body |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
     if peer.ids:
         body["prompt"] = _renderer().plain(prompt)
-    connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", peer.port, timeout=SILENCE)
     started = time.perf_counter()
     try:
         headers = {"Content-Type": "application/json"}
