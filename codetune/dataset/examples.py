@@ -201,14 +201,15 @@ class _FileExamples:
     def _fim(self, span: Span, region: tuple[int, int], head: Ids, named: bool) -> bool:
         """Add an example; False if it does not fit after all."""
         text = self.document.text
-        order: Order = "spm" if self.random.random() < self.recipe.spm_rate else "psm"
+        recipe = self.recipe
+        order: Order = recipe.suffix_first if self.random.random() < recipe.spm_rate else "psm"
         prefix = text[region[0] : span.start]
         middle, suffix = text[span.start : span.end], text[span.end : region[1]]
         if len(middle.encode()) > self.recipe.maximum_span:
             return False
         fim, encoded = self.renderer.fim, self.encoded
         assert fim is not None
-        cut = self.renderer.cursor_word(prefix) if order == "spm" else len(prefix)
+        cut = self.renderer.cursor_word(prefix) if order != "psm" else len(prefix)
         if fim.family.leading_space and prefix[:cut]:
             before = self.renderer.plain_offsets(" " + prefix[:cut])[0]
         else:

@@ -218,6 +218,8 @@ def _fim_text(ids: Ids, renderer: Renderer) -> bytes:
     fim = renderer.fim
     assert fim is not None
     one, two, three = (int((ids == m).argmax()) for m in (fim.prefix, fim.suffix, fim.middle))
-    before, behind, rest = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 :]
-    # Suffix-prefix-middle keeps prefix and middle together, behind the mark.
+    if two < one:  # suffix, prefix and middle, a mark before each
+        before, behind, rest = ids[one + 1 : three], ids[two + 1 : one], ids[three + 1 :]
+    else:  # in suffix-prefix-middle order prefix and middle stand together, behind the last mark
+        before, behind, rest = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 :]
     return renderer.decode_bytes(np.concatenate([before, rest, behind]))

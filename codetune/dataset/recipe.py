@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codetune.errors import DatasetError, ModelError
-from codetune.models.prompts import Renderer, TemplateName
+from codetune.models.prompts import Order, Renderer, TemplateName
 from codetune.records import Repository
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Recipe:
     window: int
     fim_rate: float
     spm_rate: float
+    suffix_first: Order
     mix: tuple[float, float, float]  # syntax, line, random
     minimum_span: int
     maximum_span: int
@@ -69,6 +70,7 @@ def resolve(
         window=window_of(options, base),
         fim_rate=rate if fim else 0.0,
         spm_rate=_spm_rate(options, renderer),
+        suffix_first="spm" if renderer.order == "psm" else renderer.order,
         mix=(options.span_mix.syntax, options.span_mix.line, options.span_mix.random),
         minimum_span=min(options.minimum_span, options.maximum_span),
         maximum_span=options.maximum_span,
@@ -86,7 +88,7 @@ def _spm_rate(options: DatasetOptions, renderer: Renderer) -> float:
         return 0.0
     if options.spm_rate is not None:
         return options.spm_rate
-    return _MOSTLY if renderer.order == "spm" else _HALF
+    return _HALF if renderer.order == "psm" else _MOSTLY
 
 
 def window_of(options: DatasetOptions, base: Path) -> int:

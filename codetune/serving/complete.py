@@ -269,7 +269,7 @@ class Completer:
         if len(ids) > window // 8:
             prefix, begun, ids = prefix + begun, "", []
         # The word at the cursor may take other tokens than before when it is written again.
-        most += len(ids) + min(LONGEST, window // 16) * (renderer.order == "spm")
+        most += len(ids) + min(LONGEST, window // 16) * (renderer.order != "psm")
         context: list[int] = []
 
         def fit() -> Fitted:

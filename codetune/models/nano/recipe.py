@@ -35,9 +35,9 @@ class DataRecipe(Options):
         "so that about half of the tokens are in them.",
     )
     spm_rate: float = option(
-        0.8,
+        0.75,
         description="Share of FIM chunks with the suffix first: what fills the hole then follows "
-        "the prefix as in any text, which is all that a small model needs to have learned.",
+        "the prefix, but for a mark, as in any text; a small model learns little else.",
     )
     repo_header_rate: float = option(0.35, description="Chunks with repository and path header.")
     path_header_rate: float = option(0.20, description="Chunks with a path header only.")
@@ -58,7 +58,7 @@ class TrainRecipe(Options):
     clip: float = option(1.0, description="Gradient norm limit.")
     hole_weight: float = option(
         4.0,
-        description="Weight of what fills a hole (prefix first), and of a hole's end.",
+        description="Weight of what fills a hole, and of its end.",
     )
     short_window: int = option(
         512, description="Context at first: cheap attention, many documents."

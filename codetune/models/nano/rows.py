@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from codetune.errors import TrainingError
 from codetune.models.nano.recipe import DataRecipe
+from codetune.models.prompts.healing import word_at_end
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,19 +119,19 @@ class Renderer:
     ) -> list[int]:
         """One fill-in-the-middle document; too long ones lose the far ends of the context."""
         start, end = self.span(text, language, dice)
-        middle = self.encode(text[start:end])
-        before, after = text[:start], text[end:]
+        spm = dice.random() < self.recipe.spm_rate
+        # Suffix first, the word at the cursor is written again, as the product asks for it.
+        cut = word_at_end(self.tokenizer, text[:start]) if spm else start
+        middle = self.encode(text[cut:end])
+        before, after = text[:cut], text[end:]
         spare = window - len(header) - 5
         after_ids = self.encode(after)
-        if dice.random() < self.recipe.spm_rate:
-            joined = self.encode(before + text[start:end])[-spare:]
-            after_ids = after_ids[: max(0, spare - len(joined))]
-            opened = [self.prefix, self.suffix, *after_ids, self.middle]
-            return [*header, *opened, *joined, self.end]
         middle = middle[: spare // 2]
         before_ids = self.encode(before)[-(spare - len(middle)) :]
         after_ids = after_ids[: max(0, spare - len(middle) - len(before_ids))]
         opened = [self.prefix, *before_ids, self.suffix, *after_ids, self.middle]
+        if spm:
+            opened = [self.suffix, *after_ids, self.prefix, *before_ids, self.middle]
         return [*header, *opened, *middle, self.end]
 
     def span(self, text: str, language: str, dice: random.Random) -> tuple[int, int]:

@@ -80,7 +80,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> No
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
         "chat_template": CHAT_TEMPLATE,
-        "fim_order": "spm",  # codetune's own: others fill gaps with the prefix first
+        "fim_order": "spm-marked",  # codetune's own: others fill gaps with the prefix first
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -55,8 +55,7 @@ def row_loss(
 ) -> torch.Tensor:
     """Summed next-token loss of one row over `divisor`; no document predicts into the next.
 
-    What fills a hole, and its end, pull on the network (not on the head) `hole_weight` times as
-    much.
+    What fills a hole pulls on the network (not on the head) `hole_weight` times as much.
     """
     tokens = torch.from_numpy(row.tokens.astype("int64"))
     positions = torch.cat([torch.arange(length) for length in row.lengths])
@@ -72,21 +71,16 @@ def row_loss(
 
 
 def hole_weights(row: Row, vocabulary: int, weight: float) -> torch.Tensor:
-    """`weight` where the next token fills a hole of a prefix-first document or ends one, else 1."""
+    """`weight` where the next token fills a hole or ends it, else 1."""
     first = vocabulary - len(SPECIAL_TOKENS)
-    prefix, middle, suffix = (
-        first + SPECIAL_TOKENS.index(f"<|fim_{part}|>") for part in ("prefix", "middle", "suffix")
-    )
+    middle = first + SPECIAL_TOKENS.index("<|fim_middle|>")
     weights = torch.ones(len(row.tokens))
     at = 0
     for length in row.lengths:
         tokens = row.tokens[at : at + length]
         found = np.flatnonzero(tokens == middle)
         if len(found) == 1:
-            opening = int(np.argmax(tokens == prefix))
-            last = length - 2  # its next token is the end
-            start = last if tokens[opening + 1] == suffix else int(found[0])
-            weights[at + start : at + last + 1] = weight
+            weights[at + int(found[0]) : at + length - 1] = weight
         at += length
     return weights
 

@@ -220,7 +220,7 @@ class Renderer:
             return Opening(self.fim_prompt(prefix, suffix, **more) + self.plain(begun))
         prefix += begun
         cut = self.cursor_word(prefix)
-        ids = self.fim_prompt(prefix[:cut], suffix, order="spm", **more)
+        ids = self.fim_prompt(prefix[:cut], suffix, order=self.order, **more)
         if cut == len(prefix) or self._vocabulary is None:
             return Opening(ids)
         beginning = Beginning(prefix[cut:], self._vocabulary)
@@ -232,7 +232,9 @@ class Renderer:
         one, two, three = [fim.prefix], [fim.suffix], [fim.middle]
         if order == "psm":
             return [start, one, prefix, two, suffix, three]
-        return [start, one, two, suffix, three, prefix]
+        if order == "spm":
+            return [start, one, two, suffix, three, prefix]
+        return [start, two, suffix, one, prefix, three]
 
     def fim_example(
         self,
@@ -249,7 +251,7 @@ class Renderer:
         The answer is the middle; suffix first, it begins with the word at the cursor, as it
         will have to after `fim_opening`.
         """
-        cut = self.cursor_word(prefix) if order == "spm" else len(prefix)
+        cut = len(prefix) if order == "psm" else self.cursor_word(prefix)
         ids = self.fim_prompt(prefix[:cut], suffix, repo=repo, path=path, order=order)
         return [*ids, *self.plain(prefix[cut:] + middle), self._need_fim().end], len(ids)
 

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from codetune.errors import ModelError
 
-Order = Literal["psm", "spm"]
+# Of a gap's parts in a prompt (Bavarian et al., arXiv 2207.14255): prefix first; suffix first, the
+# middle following the prefix as one text; the same with a mark between prefix and middle.
+Order = Literal["psm", "spm", "spm-marked"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>")
-_ORDERS: tuple[Order, ...] = ("psm", "spm")
+_ORDERS: tuple[Order, ...] = ("psm", "spm", "spm-marked")
 _ORDER_KEY = "fim_order"  # in tokenizer_config.json: the order that a base was trained on most
 
 

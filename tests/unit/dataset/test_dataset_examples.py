@@ -30,8 +30,8 @@ def rendering(tmp: str, family: str, window: int, **changes: object) -> Renderin
 
     options = DatasetOptions()
     recipe = Recipe(
-        seed=0, window=window, fim_rate=0.5, spm_rate=0.5, mix=(0.6, 0.25, 0.15), minimum_span=5,
-        maximum_span=options.maximum_span, middle_only=False, header_rate=0.5, commit="c",
+        seed=0, window=window, fim_rate=0.5, spm_rate=0.5, suffix_first="spm",
+        mix=(0.6, 0.25, 0.15), minimum_span=5, maximum_span=options.maximum_span, middle_only=False, header_rate=0.5, commit="c",
     )  # fmt: skip
     recipe = Recipe(**(vars(recipe) | changes))  # type: ignore[arg-type]
     return Rendering(write_base(Path(tmp) / family, family), recipe)
@@ -91,7 +91,8 @@ def test_gaps_are_regions_of_the_file(
     place: str, family: str, text: str, language: str, seed: int
 ) -> None:
     text = plain_text(family, text)
-    make = rendering(place, family, 100, seed=seed, fim_rate=0.75)
+    order = ("spm", "spm-marked")[seed % 2]
+    make = rendering(place, family, 100, seed=seed, fim_rate=0.75, suffix_first=order)
     rendered = make([document("a/b.py", text, language=language)])
     columns, renderer, fim = rendered.columns, make.renderer, make.renderer.fim
     assert fim is not None
@@ -107,7 +108,7 @@ def test_gaps_are_regions_of_the_file(
             row["prefix"], row["middle"], row["suffix"], order=row["order"], **names
         )
         assert ids == expected
-        spm = row["order"] == "spm"
+        spm = row["order"] != "psm"
         word = row["prefix"][renderer.cursor_word(row["prefix"]) :] if spm else ""
         assert renderer.decode(ids[middle:]) == word + row["middle"]
         marks = {fim.prefix, fim.suffix, fim.middle}

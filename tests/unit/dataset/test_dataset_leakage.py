@@ -150,7 +150,7 @@ def test_a_planted_leak_is_found(tmp_path: Path, family: str, store: str) -> Non
     assert "text " + row["id"] in leakage.ids
 
 
-@pytest.mark.parametrize("order", ["psm", "spm"])
+@pytest.mark.parametrize("order", ["psm", "spm", "spm-marked"])
 def test_a_leak_planted_into_a_fim_example_is_found(tmp_path: Path, order: str) -> None:
     artifact = built(tmp_path, corpus_with_copies(), minimum_future=0, window=256)
     renderer = Renderer.from_folder(tmp_path / "base-qwen")

@@ -40,11 +40,13 @@ def test_the_word_at_the_cursor(prefix: str, word: str) -> None:
 
 
 def test_suffix_first_the_prompt_ends_before_the_word() -> None:
-    assert NANO.order == "spm"
+    assert NANO.order == "spm-marked"
     opening = NANO.fim_opening("total = self.pr", "\nprint()\n", repo="o/n", path="a.py")
     assert opening.beginning is not None
     assert opening.beginning.text == ".pr"
-    expected = NANO.fim_prompt("total = self", "\nprint()\n", repo="o/n", path="a.py", order="spm")
+    expected = NANO.fim_prompt(
+        "total = self", "\nprint()\n", repo="o/n", path="a.py", order=NANO.order
+    )
     assert opening.ids == expected
     assert opening.healed == len(NANO.plain(".pr"))
     more = NANO.fim_opening("total = ", "\nprint()\n", begun="self.pr", repo="o/n", path="a.py")
@@ -62,7 +64,7 @@ def test_a_base_that_reads_the_prefix_first_is_asked_as_ever() -> None:
 def test_training_and_asking_agree() -> None:
     """What is learned is the prompt that will be given, and then the word and the middle."""
     for prefix, middle in (("x = ", "1 + y"), ("self.", "total()"), ("a\n", "b"), ("pri", "nt(x)")):
-        ids, start = NANO.fim_example(prefix, middle, "\nz\n", order="spm")
+        ids, start = NANO.fim_example(prefix, middle, "\nz\n", order=NANO.order)
         opening = NANO.fim_opening(prefix, "\nz\n")
         assert ids[:start] == opening.ids
         word = opening.beginning.text if opening.beginning else ""

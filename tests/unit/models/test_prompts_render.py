@@ -13,10 +13,13 @@ from codetune.models.prompts import Renderer, fit_fim
 from tests.unit.models.tiny_families import WITH_FIM, renderer, write_base
 
 P, M, S = "def total(items):\n    return ", "sum(items)", "\n\n\nclass Basket:\n"
+ORDERS = ["psm", "spm", "spm-marked"]
 SHOWN = {
     ("qwen", "psm"): "<|fim_prefix|>{P}<|fim_suffix|>{S}<|fim_middle|>{M}<|endoftext|>",
     ("qwen", "spm"): "<|fim_prefix|><|fim_suffix|>{S}<|fim_middle|>{P}{M}<|endoftext|>",
     ("starcoder", "psm"): "<fim_prefix>{P}<fim_suffix>{S}<fim_middle>{M}<|endoftext|>",
+    # The blank at the cursor belongs to what is written behind the mark.
+    ("qwen", "spm-marked"): "<|fim_suffix|>{S}<|fim_prefix|>{H}<|fim_middle|> {M}<|endoftext|>",
     ("starcoder", "spm"): "<fim_prefix><fim_suffix>{S}<fim_middle>{P}{M}<|endoftext|>",
     ("codellama", "psm"): "<s> <PRE> {P} <SUF>{S} <MID>{M} <EOT>",
     ("codellama", "spm"): "<s> <PRE> <SUF>{S} <MID> {P}{M} <EOT>",
@@ -32,9 +35,9 @@ SHOWN = {
 def test_published_formats(family: str, order: str) -> None:
     base = renderer(family)
     ids, middle = base.fim_example(P, M, S, order=order)  # type: ignore[arg-type]
-    shown = SHOWN[family, order].format(P=P, M=M, S=S)
+    shown = SHOWN[family, order].format(P=P, M=M, S=S, H=P[:-1])
     assert base.decode(ids, keep_control=True) == shown
-    cut = base.cursor_word(P) if order == "spm" else len(P)
+    cut = len(P) if order == "psm" else base.cursor_word(P)
     assert base.decode(ids[middle:]) == P[cut:] + M
     assert ids[:middle] == base.fim_prompt(P[:cut], S, order=order)  # type: ignore[arg-type]
     assert ids[-1] == base.fim.end in base.fim_stops  # type: ignore[union-attr]
@@ -42,7 +45,7 @@ def test_published_formats(family: str, order: str) -> None:
 
 @pytest.mark.parametrize("family", WITH_FIM)
 @settings(max_examples=60, deadline=None)
-@given(parts=st.tuples(st.text(), st.text(), st.text()), order=st.sampled_from(["psm", "spm"]))
+@given(parts=st.tuples(st.text(), st.text(), st.text()), order=st.sampled_from(ORDERS))
 def test_the_parts_come_back(family: str, parts: tuple[str, str, str], order: str) -> None:
     prefix, middle, suffix = (part.replace("õ", "o").replace("▁", "_") for part in parts)
     base = renderer(family)
@@ -50,13 +53,17 @@ def test_the_parts_come_back(family: str, parts: tuple[str, str, str], order: st
     assert fim is not None
     ids, start = base.fim_example(prefix, middle, suffix, repo="r", path="p", order=order)
     one, two, three = (ids.index(mark) for mark in (fim.prefix, fim.suffix, fim.middle))
-    between = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 : start]
-    before = between[0] if order == "psm" else between[2]
-    assert (between[2] if order == "psm" else between[0]) == []
-    cut = base.cursor_word(prefix) if order == "spm" else len(prefix)
+    if order == "psm":
+        before, after, nothing = ids[one + 1 : two], ids[two + 1 : three], ids[three + 1 : start]
+    elif order == "spm":
+        before, after, nothing = ids[three + 1 : start], ids[two + 1 : three], ids[one + 1 : two]
+    else:
+        before, after, nothing = ids[one + 1 : three], ids[two + 1 : one], ids[three + 1 : start]
+    assert nothing == []
+    cut = len(prefix) if order == "psm" else base.cursor_word(prefix)
     blank = " " if fim.family.leading_space and prefix[:cut] else ""
     assert base.decode(before) == blank + prefix[:cut]
-    assert base.decode(between[1]) == suffix
+    assert base.decode(after) == suffix
     assert base.decode(ids[start:-1]) == prefix[cut:] + middle
 
 
