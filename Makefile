@@ -20,7 +20,7 @@ $(VENV)/.bench: $(VENV)/.core
 	@touch $@
 
 demo: $(VENV)/.core        ## Tune the embedded base model on this very repository, a short run
-	$(BIN)/codetune tune . --name codetune-demo --set training.epochs=1 --set training.max_steps=64
+	$(BIN)/codetune tune . --name codetune-demo --set training.epochs=1 --set training.max_steps=64 --set training.batch_tokens=16384
 
 test: $(VENV)/.test        ## Every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -13,9 +13,13 @@ from codetune.options import Options, option
 class SpanMix(Options):
     """Shares of the three kinds of fill-in-the-middle spans; they are scaled to sum to one."""
 
-    syntax: float = option(0.6, ge=0, description="Bodies, blocks, arguments … of the syntax tree.")
-    line: float = option(0.25, ge=0, description="The rest of a line, or a few whole lines.")
-    random: float = option(0.15, ge=0, description="Between any two characters.")
+    syntax: float = option(0.55, ge=0, description="Bodies, blocks, arguments … of the syntax tree.")
+    line: float = option(0.4, ge=0, description="The rest of a line, or a few whole lines.")
+    random: float = option(
+        0.05,
+        ge=0,
+        description="Between any two characters. Many of them teach a model to stop anywhere.",
+    )
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> SpanMix:
@@ -115,7 +119,11 @@ class DatasetOptions(Options):
         "else 0.5.",
     )
     span_mix: SpanMix = option(default_factory=SpanMix, description="Which spans are taken out.")
-    minimum_span: int = option(50, ge=1, description="Bytes of a syntax span, at least.")
+    minimum_span: int = option(
+        8,
+        ge=1,
+        description="Bytes of a syntax span, at least. Most gaps that an editor asks for are short.",
+    )
     maximum_span: int = option(1000, ge=1, description="Bytes of a span, at most.")
     fim_loss: Literal["all", "middle"] = option(
         "all", description="Whether prefix and suffix of a FIM example carry loss, too."
