@@ -13,7 +13,9 @@ from codetune.options import Options, option
 class SpanMix(Options):
     """Shares of the three kinds of fill-in-the-middle spans; they are scaled to sum to one."""
 
-    syntax: float = option(0.55, ge=0, description="Bodies, blocks, arguments … of the syntax tree.")
+    syntax: float = option(
+        0.55, ge=0, description="Bodies, blocks, arguments … of the syntax tree."
+    )
     line: float = option(0.4, ge=0, description="The rest of a line, or a few whole lines.")
     random: float = option(
         0.05,
