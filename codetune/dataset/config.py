@@ -124,7 +124,7 @@ class DatasetOptions(Options):
     minimum_span: int = option(
         8,
         ge=1,
-        description="Bytes of a syntax span, at least. Most gaps that an editor asks for are short.",
+        description="Bytes of a syntax span, at least: most gaps that editors ask for are short.",
     )
     maximum_span: int = option(1000, ge=1, description="Bytes of a span, at most.")
     fim_loss: Literal["all", "middle"] = option(
