@@ -46,7 +46,7 @@ def test_ntp_and_fim_switched_and_by_source(shop: Path, base: str) -> None:
     # Character and syntax-tree spans, both orders.
     kinds = both.summary["fim_kinds"]
     assert any(kind.startswith("syntax:") for kind in kinds) and "random" in kinds
-    assert set(both.summary["fim_orders"]) == {"psm", "spm-marked"}
+    assert set(both.summary["fim_orders"]) == {"psm", "spm"}
 
 
 @pytest.mark.parametrize("family", WITH_FIM)

@@ -116,7 +116,8 @@ def test_out_of_memory_keeps_batch_and_order(
     with room_for(900):
         small = journey(shop, base, **options).train()
     assert small.summary["recovery"] and not plain.summary["recovery"]
-    assert losses(small) == pytest.approx(losses(plain), rel=2e-4)
+    # Passes of other lengths round otherwise in bf16; another batch would be some per cent away.
+    assert losses(small) == pytest.approx(losses(plain), rel=1e-3)
 
 
 def test_continual_learning_is_measured(shop: Path, base: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ class Front:
 
     def __init__(self, completer: Completer, log: CompletionLog) -> None:
         self.completer, self.log = completer, log
+        self.unlogged: dict[str, asyncio.Future[None]] = {}  # completions that are being written
         self._lock = threading.Lock()
         # asker's id → name → a registered model's name, or a folder that the administrator allows
         self._given: dict[str, dict[str, str | Servable]] = {}

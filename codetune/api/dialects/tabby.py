@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from typing import Any, Literal
@@ -103,6 +104,8 @@ def routes(front: Front) -> APIRouter:
     async def events(request: Request) -> Response:
         """Keep what became of a completion."""
         event = read_body(Event, await request.body())
+        if (kept := front.unlogged.get(event.completion_id)) is not None:
+            await asyncio.wait([kept])  # an editor may be faster than the database
         details = event.model_dump(include={"view_id", "elapsed", "select_kind"}, exclude_none=True)
         await run_in_threadpool(
             front.log.event,
@@ -148,7 +151,11 @@ async def complete(request: Request, front: Front, body: CompletionRequest) -> R
         },
         kind=run.kind,
     )
-    response.background = BackgroundTask(front.log.completion, entry)  # the editor waits
+    # The editor waits for its answer, not for the log; a server that ends waits for both.
+    kept = asyncio.ensure_future(run_in_threadpool(front.log.completion, entry))
+    front.unlogged[entry.id] = kept
+    kept.add_done_callback(lambda _: front.unlogged.pop(entry.id))
+    response.background = BackgroundTask(asyncio.wait, [kept])
     return response
 
 

@@ -180,13 +180,17 @@ def test_holes_are_rendered_so_that_the_file_comes_back(renderer):
     for _ in range(60):
         (ids,) = renderer.chunks("repo", "a/b.py", "python", text, 2048, dice)[:1]
         assert ids[-1] == renderer.end
-        start = ids.index(renderer.prefix)
-        body = ids[start + 1 : -1]
-        suffix, middle = body.index(renderer.suffix), body.index(renderer.middle)
-        parts = [body[:suffix], body[suffix + 1 : middle], body[middle + 1 :]]
-        before, after, filled = (renderer.tokenizer.decode(part) for part in parts)
+        prefix, suffix = ids.index(renderer.prefix), ids.index(renderer.suffix)
+        start, second = sorted((prefix, suffix))
+        middle = ids.index(renderer.middle)
+        one, two = (
+            renderer.tokenizer.decode(part)
+            for part in (ids[start + 1 : second], ids[second + 1 : middle])
+        )
+        before, after = (one, two) if prefix < suffix else (two, one)
+        filled = renderer.tokenizer.decode(ids[middle + 1 : -1])
         assert text.startswith(before + filled + after)
-        kinds.add("spm" if suffix == 0 else "psm")
+        kinds.add("psm" if prefix < suffix else "spm")
         header = renderer.tokenizer.decode(ids[:start], skip_special_tokens=False)
         assert header in (
             "",
