@@ -10,7 +10,7 @@ from codetune.syntax.parse import Span, fim_spans
 
 _MOST_LINES = 4
 _STRATUM = 4096  # characters
-_LOOKED_THROUGH = 0.25  # of each, if the text is drawn from once
+_LOOKED_THROUGH = 0.12  # of each, if the text is drawn from once
 _REST_OF_LINE = 0.7  # the share of line spans that start where a cursor may stand in a line
 _AT_WORD = 0.7  # the share of those whose cursor stands at the start of a word, not inside one
 
