@@ -141,7 +141,13 @@ def server(base: str) -> Iterator[int]:
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-u", "-m", "codetune", "serve", "--base", base, "--port", "0"]
         environment = {**os.environ, "CODETUNE_HOME": home}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a line for each request
+            text=True,
+            env=environment,
+        )
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
