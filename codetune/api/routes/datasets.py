@@ -12,14 +12,13 @@ from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.permissions import Access
-from codetune.api.routes.jobs import JobSeen, job_seen
+from codetune.api.routes.jobs import JobSeen, queued
 from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
 from codetune.api.routes.tuning import Wanted
 from codetune.dataset.formats import LayoutName
 from codetune.errors import BadRequestError
 from codetune.store.datasets import Dataset
 from codetune.workspace.datasets import Datasets
-from codetune.workspace.orders import Orders
 from codetune.workspace.uploads import Sent, digest_of_file
 from codetune.workspace.workspace import Workspace
 
@@ -107,19 +106,11 @@ def _sending(router: APIRouter, workspace: Workspace) -> None:
 
 def _building(router: APIRouter, workspace: Workspace) -> None:
     """Training data that a source holds."""
-    orders = Orders(workspace)
 
     @router.post("/build", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
     def build(request: Request, body: Wanted, key: Key = None) -> Response:
         """Queue a job that makes training data of a source."""
-        return created(
-            workspace,
-            request,
-            key,
-            body.model_dump(),
-            lambda: job_seen(orders, orders.submit(actor_of(request), body.order("dataset"))),
-            status=202,
-        )
+        return queued(workspace, request, key, body, body.order("dataset"))
 
 
 def _looking(router: APIRouter, workspace: Workspace) -> None:

@@ -10,12 +10,11 @@ from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.permissions import Access
-from codetune.api.routes.jobs import JobSeen, job_seen
-from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
+from codetune.api.routes.jobs import JobSeen, queued
+from codetune.api.routes.shapes import Key, Listing, Part, listing, refusals
 from codetune.api.routes.tuning import NewTuning
 from codetune.records import ModelCard
 from codetune.workspace.evaluations import Evaluations
-from codetune.workspace.orders import Orders
 from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
@@ -38,7 +37,7 @@ class EvaluationSeen(BaseModel):
 def routes(workspace: Workspace) -> APIRouter:
     """The routes of /api/v1/evaluations."""
     router = APIRouter(prefix="/api/v1/evaluations", tags=["evaluations"])
-    evaluations, orders = Evaluations(workspace), Orders(workspace)
+    evaluations = Evaluations(workspace)
 
     @router.get("", responses=refusals())
     def list_evaluations(
@@ -55,14 +54,7 @@ def routes(workspace: Workspace) -> APIRouter:
     def evaluate(request: Request, body: NewTuning, key: Key = None) -> Response:
         """Queue a job that tunes and scores, and registers nothing; the scorecard is its result."""
         order = body.order("evaluate", name=body.name, base=body.base)
-        return created(
-            workspace,
-            request,
-            key,
-            body.model_dump(),
-            lambda: job_seen(orders, orders.submit(actor_of(request), order)),
-            status=202,
-        )
+        return queued(workspace, request, key, body, order)
 
     @router.get("/{model_id}/{version}", responses=refusals())
     def get_evaluation(request: Request, model_id: str, version: int) -> EvaluationSeen:

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.permissions import Access
-from codetune.api.routes.jobs import JobSeen, State, job_seen
-from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
+from codetune.api.routes.jobs import JobSeen, State, job_seen, queued
+from codetune.api.routes.shapes import Key, Listing, Part, listing, refusals
 from codetune.api.routes.tuning import Wanted
 from codetune.workspace.orders import Orders
 from codetune.workspace.workspace import Workspace
@@ -40,14 +40,7 @@ def routes(workspace: Workspace) -> APIRouter:
     @router.post("", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
     def ingest(request: Request, body: Wanted, key: Key = None) -> Response:
         """Queue a job that collects a source and cleans it; what has not changed is kept."""
-        return created(
-            workspace,
-            request,
-            key,
-            body.model_dump(),
-            lambda: job_seen(orders, orders.submit(actor_of(request), body.order("ingest"))),
-            status=202,
-        )
+        return queued(workspace, request, key, body, body.order("ingest"))
 
     @router.get("/{job_id}", responses=refusals())
     def get_ingest(request: Request, job_id: str) -> JobSeen:

@@ -13,14 +13,14 @@ from starlette.responses import PlainTextResponse, Response
 from codetune.api.auth import actor_of
 from codetune.api.dialects.bodies import dump
 from codetune.api.permissions import Access
-from codetune.api.routes.shapes import Listing, Part, listing, refusals
+from codetune.api.routes.shapes import Listing, Part, created, listing, refusals
 from codetune.api.stream import EVENTS, EventStream
 from codetune.errors import NotFoundError
 from codetune.jobs.follow import Event, place_of
 from codetune.jobs.work import KINDS
 from codetune.registry.access import Actor
 from codetune.store.jobs import Job
-from codetune.workspace.orders import Orders
+from codetune.workspace.orders import Order, Orders
 from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
@@ -163,6 +163,21 @@ def job_of(workspace: Workspace, actor: Actor, job_id: str, kinds: Collection[st
 def job_seen(orders: Orders, job: Job) -> JobSeen:
     """A job as clients see it."""
     return JobSeen(**orders.shown([job])[0])
+
+
+def queued(
+    workspace: Workspace, request: Request, key: str | None, body: BaseModel, order: Order
+) -> Response:
+    """Queue a job, once for each Idempotency-Key; the answer is the job as it stands."""
+    orders = Orders(workspace)
+    return created(
+        workspace,
+        request,
+        key,
+        body.model_dump(),
+        lambda: job_seen(orders, orders.submit(actor_of(request), order)),
+        status=202,
+    )
 
 
 def progress_seen(job: Job) -> ProgressSeen:

@@ -9,13 +9,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front, not_listed
 from codetune.api.permissions import Access
-from codetune.api.routes.jobs import JobSeen, job_seen
-from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
+from codetune.api.routes.jobs import JobSeen, queued
+from codetune.api.routes.shapes import Key, Listing, Part, listing, refusals
 from codetune.serving.catalog import Listed
-from codetune.workspace.orders import Order, Orders
+from codetune.workspace.orders import Order
 from codetune.workspace.pages import slice_of
 from codetune.workspace.workspace import Workspace
 
@@ -54,20 +53,12 @@ class ModelSeen(BaseModel):
 def routes(workspace: Workspace, front: Front) -> APIRouter:
     """The routes of /api/v1/models."""
     router = APIRouter(prefix="/api/v1/models", tags=["models"])
-    orders = Orders(workspace)
 
     @router.post("/pull", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
     def pull(request: Request, body: Pull, key: Key = None) -> Response:
         """Queue a job that fetches a base to tune on: safetensors only, and no code."""
         order = Order("pull", source=body.model)
-        return created(
-            workspace,
-            request,
-            key,
-            body.model_dump(),
-            lambda: job_seen(orders, orders.submit(actor_of(request), order)),
-            status=202,
-        )
+        return queued(workspace, request, key, body, order)
 
     @router.get("", responses=refusals())
     async def list_models(

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.permissions import Access
-from codetune.api.routes.jobs import JobSeen, State, follow_routes, job_seen
-from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
+from codetune.api.routes.jobs import JobSeen, State, follow_routes, queued
+from codetune.api.routes.shapes import Key, Listing, Part, listing, refusals
 from codetune.workspace.orders import Mixed, Order, Orders
 from codetune.workspace.workspace import Workspace
 
@@ -103,14 +103,7 @@ def routes(workspace: Workspace) -> APIRouter:
     def create_tuning(request: Request, body: NewTuning, key: Key = None) -> Response:
         """Queue a tuning: collect, clean, build, train, evaluate, register."""
         order = body.order("tune", name=body.name, base=body.base)
-        return created(
-            workspace,
-            request,
-            key,
-            body.model_dump(),
-            lambda: job_seen(orders, orders.submit(actor_of(request), order)),
-            status=202,
-        )
+        return queued(workspace, request, key, body, order)
 
     follow_routes(router, workspace, ("tune",))
     return router

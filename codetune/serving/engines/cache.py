@@ -9,6 +9,28 @@ from codetune.serving.engines.shape import Shape
 _SMALLEST = 256  # tokens
 
 
+def attend_one(
+    shape: Shape,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention within one text: [tokens, query width] as the queries; causal without a mask.
+
+    Keys and values are [1, kv_heads, tokens, head_size].
+    """
+    result = torch.nn.functional.scaled_dot_product_attention(
+        queries.view(1, len(queries), shape.heads, -1).transpose(1, 2),
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=shape.heads != shape.kv_heads,
+    )
+    return result.transpose(1, 2).reshape(len(queries), -1)
+
+
 class KeyValueCache:
     """Rows 0 … used-1 are running sequences; rows and length grow by doubling."""
 
@@ -87,17 +109,8 @@ class Prefill:
         self.cache.layers[layer][:, self.row, :, self.start : self.end] = new.permute(1, 2, 0, 3)
 
     def attend(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
-        shape = self.cache.shape
         keys, values = self.cache.layers[layer][:, self.row, None, :, : self.end].unbind(0)
-        result = torch.nn.functional.scaled_dot_product_attention(
-            queries.view(1, len(queries), shape.heads, -1).transpose(1, 2),
-            keys,
-            values,
-            attn_mask=self.mask,
-            is_causal=self.mask is None,
-            enable_gqa=shape.heads != shape.kv_heads,
-        )
-        return result.transpose(1, 2).reshape(len(queries), -1)
+        return attend_one(self.cache.shape, queries, keys, values, self.mask)
 
 
 class Decode:

@@ -21,6 +21,7 @@ import torch
 from codetune.errors import DeadlineError, OverloadedError, ServingError
 from codetune.serving.config import ServingOptions
 from codetune.serving.engine import Passage, Servable
+from codetune.serving.engines.cache import attend_one
 from codetune.serving.engines.foreign import TransformersRunner
 from codetune.serving.engines.pool import ModelPool
 from codetune.serving.engines.runner import STRETCH, DecoderRunner
@@ -190,12 +191,4 @@ class Texts:
     def _one(self, queries: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         shape = self._shape
         keys, values = seen.view(1, len(seen), 2, shape.kv_heads, -1).transpose(1, 3).unbind(2)
-        result = torch.nn.functional.scaled_dot_product_attention(
-            queries.view(1, len(queries), shape.heads, -1).transpose(1, 2),
-            keys,
-            values,
-            attn_mask=self._mask,
-            is_causal=self._mask is None,
-            enable_gqa=shape.heads != shape.kv_heads,
-        )
-        return result.transpose(1, 2).reshape(len(queries), -1)
+        return attend_one(shape, queries, keys, values, self._mask)
