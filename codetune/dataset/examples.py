@@ -42,6 +42,7 @@ class Rendered:
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     tokens: list[Ids] = field(default_factory=list)
     loss_from: list[int] = field(default_factory=list)
+    gap_from: list[int] = field(default_factory=list)
     documents: list[int] = field(default_factory=list)  # number within the batch
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -90,6 +91,7 @@ class Packing(Rendering):
         index["length"] = [len(ids) for ids in rendered.tokens]
         index["offset"] = np.cumsum(index["length"], dtype=np.uint64) - index["length"]
         index["loss_from"] = rendered.loss_from
+        index["gap_from"] = rendered.gap_from
         index["document"] = rendered.documents
         index["stream"] = [STREAMS.index(name) for name in rendered.columns["stream"]]
         index["weight"] = rendered.columns["weight"]
@@ -130,7 +132,7 @@ class _FileExamples:
             tail = [self.renderer.eos_id] if ends else []
             ids = np.concatenate([head, encoded.ids[first:last], np.array(tail, np.uint32)])
             place = encoded.place_of(first), encoded.place_of(last)
-            more = {"text": text[slice(*place)], "ends_file": ends, "header": named}
+            more: dict[str, Any] = {"text": text[slice(*place)], "ends_file": ends, "header": named}
             self._add(ids, len(head), "ntp", place, **more)
 
     def fill_in_the_middle(self) -> None:
@@ -224,12 +226,13 @@ class _FileExamples:
         ids = np.concatenate([*prompt, answer, [fim.end]]).astype(np.uint32)
         parts = {"prefix": prefix, "middle": middle, "suffix": suffix}
         more = {"kind": span.kind, "order": order, "header": named}
-        self._add(ids, loss_from, "fim", region, **parts, **more)
+        self._add(ids, loss_from, "fim", region, gap_from=size, **parts, **more)
         return True
 
     def _add(
-        self, ids: Ids, loss_from: int, stream: str, place: tuple[int, int], **more: Any
-    ) -> None:
+        self, ids: Ids, loss_from: int, stream: str, place: tuple[int, int], *,
+        gap_from: int = 0, **more: Any,
+    ) -> None:  # fmt: skip
         document, out = self.document, self.out
         name = f"{document.id}\n{stream}\n{place}\n{self.made}"
         number = hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -256,6 +259,7 @@ class _FileExamples:
             values.append(row.get(column))
         out.tokens.append(ids)
         out.loss_from.append(loss_from)
+        out.gap_from.append(gap_from)
         out.documents.append(self.number)
         out.counts[f"examples {stream}"] += 1
         out.counts[f"tokens {stream}"] += len(ids)

@@ -30,6 +30,7 @@ def linear_cross_entropy(
     weight: torch.Tensor,
     labels: torch.Tensor,
     *,
+    row_weights: torch.Tensor | None = None,
     divisor: float | torch.Tensor | None = None,
     chunk: int | None = None,
     compiled: bool = False,
@@ -40,8 +41,10 @@ def linear_cross_entropy(
         hidden: (rows, width), any float type; its gradient has the same type.
         weight: (vocabulary, width), the output head.
         labels: (rows,), `IGNORE` (-100) where no loss is wanted. Labels are not shifted here.
-        divisor: what the summed loss is divided by; None = the number of labels that count.
-            Gradient accumulation passes the whole step's number.
+        row_weights: (rows,), what each row's loss is multiplied by; None = all 1. They carry no
+            gradient.
+        divisor: what the summed loss is divided by; None = the number of labels that count, or
+            the sum of their weights. Gradient accumulation passes the whole step's number.
         chunk: rows per piece; memory is twice chunk x vocabulary. By default so many that a
             piece of logits stays within a CPU's cache.
         compiled: let torch.compile fuse the softmax (worth it in long runs).
@@ -50,7 +53,7 @@ def linear_cross_entropy(
     if chunk is None:
         chunk = 1024 if compiled else max(_LEAST_ROWS, _CHUNK_LOGITS // weight.shape[0])
     loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, labels, divisor, chunk, kernel
+        hidden, weight, labels, row_weights, divisor, chunk, kernel
     )
     return loss
 
@@ -78,22 +81,22 @@ def _softmax_gradient(
     gradient.view(-1).index_add_(0, places, gradient.new_full((rows,), -1.0))
     if not bool(counted.all()):
         gradient *= counted[:, None].to(gradient.dtype)
-    return (each * counted).sum(), gradient
+    return each * counted, gradient
 
 
 def _gradient_of_logits(
     logits: torch.Tensor, labels: torch.Tensor, out: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The chunk's summed loss and its gradient with respect to the logits."""
+    """Each row's loss in the chunk, and the gradient of their sum with respect to the logits."""
     wide = logits.float()
     counted = labels != IGNORE
     target = labels.clamp(min=0)
     log_sum = torch.logsumexp(wide, dim=-1)
-    loss = ((log_sum - wide.gather(1, target[:, None])[:, 0]) * counted).sum()
+    each = (log_sum - wide.gather(1, target[:, None])[:, 0]) * counted
     columns = torch.arange(logits.shape[1], device=logits.device)[None, :]
     probabilities = torch.exp(wide - log_sum[:, None])
     gradient = (probabilities - (columns == target[:, None]).float()) * counted[:, None]
-    return loss, gradient.to(logits.dtype)
+    return each, gradient.to(logits.dtype)
 
 
 @cache
@@ -108,12 +111,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         labels: torch.Tensor,
+        row_weights: torch.Tensor | None,
         divisor: float | torch.Tensor | None,
         chunk: int,
         softmax_gradient: Callable[..., tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
         if divisor is None:
-            divisor = (labels != IGNORE).sum().clamp(min=1)
+            counted = labels != IGNORE
+            mass = counted if row_weights is None else counted * row_weights
+            divisor = mass.sum().clamp(min=1)
         scale = 1.0 / torch.as_tensor(divisor, dtype=torch.float32, device=hidden.device)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
@@ -127,13 +133,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             rows = hidden[start : start + chunk]
             logits = torch.mm(rows, weight.T, out=room[0, : len(rows)])
-            loss, gradient = softmax_gradient(
+            each, gradient = softmax_gradient(
                 logits, labels[start : start + chunk], room[1, : len(rows)]
             )
-            total += loss
+            factors = None if row_weights is None else row_weights[start : start + chunk]
+            total += (each if factors is None else each * factors).sum()
             if hidden_gradient is not None:
-                torch.mm(gradient, weight, out=hidden_gradient[start : start + chunk])
+                part = torch.mm(gradient, weight, out=hidden_gradient[start : start + chunk])
+                # A row's weight multiplies its narrow side, not the gradient of all logits.
+                if factors is not None:
+                    part *= factors[:, None].to(part.dtype)
             if weight_gradient is not None:
+                if factors is not None:
+                    rows = rows * factors[:, None].to(rows.dtype)
                 weight_gradient += gradient.T @ rows
         ctx.save_for_backward(hidden_gradient, weight_gradient, scale)
         ctx.weight_type = weight.dtype
@@ -148,4 +160,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_gradient = hidden_gradient * factor.to(hidden_gradient.dtype)
         if weight_gradient is not None:
             weight_gradient = (weight_gradient * factor).to(ctx.weight_type)
-        return hidden_gradient, weight_gradient, None, None, None, None
+        return hidden_gradient, weight_gradient, None, None, None, None, None

@@ -28,6 +28,7 @@ INDEX = np.dtype(
         ("offset", "<u8"),  # of the first token, in tokens
         ("length", "<u4"),
         ("loss_from", "<u4"),  # tokens before it are context and carry no loss
+        ("gap_from", "<u4"),  # the first token that fills a gap, up to the end; 0: there is none
         ("stream", "u1"),
         ("weight", "<f4"),
         ("document", "<u4"),  # examples of one file share the number
@@ -131,6 +132,11 @@ class TokenStore:
         return self._column("document")
 
     @property
+    def gaps(self) -> Ids:
+        """The place in every example from which on its tokens fill a gap and end; 0: no gap."""
+        return self._column("gap_from")
+
+    @property
     def weights(self) -> npt.NDArray[np.floating[Any]]:
         """The weight of every example's loss."""
         return np.asarray(self._index["weight"])
@@ -162,20 +168,25 @@ class TokenWriter:
         stream: str,
         document: int,
         loss_from: int = 0,
+        gap_from: int = 0,
         weight: float = 1.0,
         loss: Flags | None = None,
     ) -> None:
         """Write one example's ids, which must be below `vocab_size`.
 
         The tokens that carry loss are those from `loss_from` on, or those where `loss` is True.
+        The tokens from `gap_from` on fill a gap, if it is not 0.
         """
         array = np.asarray(ids, self.dtype)
+        if gap_from and not 0 < gap_from < len(array):
+            raise ValueError(f"the gap cannot begin at {gap_from} of {len(array)} tokens")
         if loss is not None:
             if len(loss) != len(array):
                 raise ValueError("as many flags are needed as there are ids")
             loss_from = int((np.argmax(loss) if loss.any() else len(loss)) | MASKED)
             self._write_loss(self.tokens, loss)
-        row = (self.tokens, len(array), loss_from, self.streams.index(stream), weight, document)
+        number = self.streams.index(stream)
+        row = (self.tokens, len(array), loss_from, gap_from, number, weight, document)
         self._tokens.write(array.tobytes())
         self._rows.write(np.array(row, INDEX).tobytes())
         self.tokens += len(array)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -36,6 +36,10 @@ class Batch:
         """Real tokens: there are no others."""
         return int(self.input_ids.shape[1])
 
+    def unweighted(self) -> Batch:
+        """The same batch with every weight at 1."""
+        return self if self.weights is None else replace(self, weights=None)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         if device.type == "cpu":
@@ -50,10 +54,13 @@ class Batch:
         )
 
 
-def make_batch(store: TokenStore, documents: Sequence[int]) -> Batch:
-    """The batch of these examples of the store, in this order."""
+def make_batch(store: TokenStore, documents: Sequence[int], *, gap_weight: float = 1.0) -> Batch:
+    """The batch of these examples of the store, in this order.
+
+    What fills a gap, and the token that ends it, weighs `gap_weight` times as much as the rest.
+    """
     ids, positions, places, weights = [], [], [], []
-    start, weighed = 0, store.weights
+    start, weighed, gaps = 0, store.weights, store.gaps
     for document in documents:
         tokens, loss = store[document][0], store.loss(document)
         length = len(tokens)
@@ -62,15 +69,18 @@ def make_batch(store: TokenStore, documents: Sequence[int]) -> Batch:
         # Token t is predicted at t - 1; nothing predicts a document's first token.
         predicting = np.flatnonzero(loss[1:])
         places.append(predicting + start)
-        weights.append(np.full(len(predicting), weighed[document], dtype=np.float32))
+        weight = np.full(len(predicting), weighed[document], dtype=np.float32)
+        if gap_weight != 1 and gaps[document]:
+            weight[predicting + 1 >= gaps[document]] *= gap_weight
+        weights.append(weight)
         start += length
-    flat, where, weight = np.concatenate(ids), np.concatenate(places), np.concatenate(weights)
+    flat, where, weighs = np.concatenate(ids), np.concatenate(places), np.concatenate(weights)
     return Batch(
         input_ids=torch.from_numpy(flat)[None],
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
         places=torch.from_numpy(where),
         labels=torch.from_numpy(flat[where + 1]),
-        weights=None if bool((weight == 1).all()) else torch.from_numpy(weight),
+        weights=None if bool((weighs == 1).all()) else torch.from_numpy(weighs),
         layout=layout_of([len(part) for part in ids]),
     )
 
@@ -116,6 +126,7 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
     window: int
     rows_per_batch: int
     seed: int
+    gap_weight: float = 1.0
     rows: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,13 +137,17 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
         """Move to the order of this epoch."""
         self._batches = micro_batches(self.rows, self.rows_per_batch, self.seed, epoch)
 
-    def longest(self) -> list[int]:
-        """The documents of the micro-batch with most tokens, for the memory probe."""
+    def longest(self) -> Batch:
+        """The micro-batch with most tokens, for the memory probe."""
         lengths = self.store.lengths
-        return max(self._batches, key=lambda batch: int(lengths[batch].sum()))
+        return self.batch_of(max(self._batches, key=lambda batch: int(lengths[batch].sum())))
+
+    def batch_of(self, documents: Sequence[int]) -> Batch:
+        """These documents as they are trained on."""
+        return make_batch(self.store, documents, gap_weight=self.gap_weight)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Batch:
-        return make_batch(self.store, self._batches[index])
+        return self.batch_of(self._batches[index])

@@ -37,6 +37,13 @@ class TrainingOptions(Options):
     learning_rate_scale: float = option(
         1.0, gt=0, le=10, description="Times the default rate, where learning_rate is not set."
     )
+    gap_weight: float = option(
+        1.0,
+        gt=0,
+        le=100,
+        description="How much a token that fills a gap, or ends it, weighs in the loss of a "
+        "fill-in-the-middle example; every other token weighs 1. Validation is not weighted.",
+    )
     warmup: float = option(
         0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )

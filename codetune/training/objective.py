@@ -28,10 +28,10 @@ class Objective(Protocol):
     vocabulary: int  # token ids that the model knows
 
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
-        """Summed cross-entropy in nats over `divisor` (default: the number of labels)."""
+        """Weighted cross-entropy in nats, summed, over `divisor` (default: the batch's mass)."""
 
-    def count(self, batch: Batch) -> int:
-        """How many labels of the batch carry loss."""
+    def mass(self, batch: Batch) -> float:
+        """The sum of the weights of the labels that carry loss: their number, if all are 1."""
 
     def padding(self, batch: Batch) -> int:
         """Positions computed for the batch that are no token of it."""
@@ -79,20 +79,26 @@ class CausalObjective:
         return self._run(self.causal, batch, lambda output: output.logits)
 
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
-        """Summed cross-entropy in nats over `divisor` (default: the number of labels)."""
-        divisor = divisor if divisor is not None else float(max(1, len(batch.labels)))
-        if self.fused and batch.weights is None:
+        """Weighted cross-entropy in nats, summed, over `divisor` (default: the batch's mass)."""
+        divisor = divisor if divisor is not None else max(1.0, self.mass(batch))
+        if self.fused:
             chosen = self.hidden(batch).index_select(0, batch.places)
-            return linear_cross_entropy(chosen, self.head.weight, batch.labels, divisor=divisor)
+            return linear_cross_entropy(
+                chosen,
+                self.head.weight,
+                batch.labels,
+                row_weights=batch.weights,
+                divisor=divisor,
+            )
         chosen = self.logits(batch).index_select(0, batch.places).float()
         each = F.cross_entropy(chosen, batch.labels, reduction="none")
         if batch.weights is not None:
             each = each * batch.weights
         return each.sum() / divisor
 
-    def count(self, batch: Batch) -> int:
-        """How many labels of the batch carry loss."""
-        return len(batch.labels)
+    def mass(self, batch: Batch) -> float:
+        """The sum of the weights of the labels that carry loss: their number, if all are 1."""
+        return float(len(batch.labels) if batch.weights is None else batch.weights.sum())
 
     def padding(self, batch: Batch) -> int:
         """Positions computed for the batch that are no token of it."""
@@ -103,7 +109,7 @@ class CausalObjective:
     @torch.no_grad()
     def summed(self, batch: Batch) -> tuple[float, int]:
         """The unweighted summed loss in nats, and the number of labels."""
-        return float(self.loss(batch, divisor=1.0)), len(batch.labels)
+        return float(self.loss(batch.unweighted(), divisor=1.0)), len(batch.labels)
 
     def _run(self, module: Any, batch: Batch, of: Callable[[Any], Tensor]) -> Tensor:
         if self.way == "padded":

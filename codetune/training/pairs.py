@@ -45,9 +45,9 @@ class PairObjective:
         self._marks = Marks.of(self.causal.config)
 
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
-        """Summed cross-entropy in nats over `divisor` (default: the number of labels)."""
+        """Weighted cross-entropy in nats, summed, over `divisor` (default: the batch's mass)."""
         pairs = self.pairs(batch)
-        divisor = divisor if divisor is not None else float(max(1, _count(pairs)))
+        divisor = divisor if divisor is not None else max(1.0, _mass(pairs))
         if not len(pairs.labels):
             return torch.zeros((), device=batch.input_ids.device, requires_grad=True)
         logits = self.causal(
@@ -66,9 +66,9 @@ class PairObjective:
             each = each * pairs.weights.flatten()
         return each.sum() / divisor
 
-    def count(self, batch: Batch) -> int:
-        """How many labels of the batch carry loss."""
-        return _count(self.pairs(batch))
+    def mass(self, batch: Batch) -> float:
+        """The sum of the weights of the labels that carry loss: their number, if all are 1."""
+        return _mass(self.pairs(batch))
 
     def padding(self, batch: Batch) -> int:
         """Positions computed for the batch that are no token of it."""
@@ -78,7 +78,8 @@ class PairObjective:
     @torch.no_grad()
     def summed(self, batch: Batch) -> tuple[float, int]:
         """The unweighted summed loss in nats, and the number of labels."""
-        return float(self.loss(batch, divisor=1.0)), self.count(batch)
+        batch = batch.unweighted()
+        return float(self.loss(batch, divisor=1.0)), _count(self.pairs(batch))
 
     def pairs(self, batch: Batch) -> Pairs:
         """Cut each document of the batch into source and target."""
@@ -142,3 +143,9 @@ def _cut(ids: Tensor, loss: Tensor) -> int | None:
 
 def _count(pairs: Pairs) -> int:
     return int((pairs.labels != IGNORE).sum())
+
+
+def _mass(pairs: Pairs) -> float:
+    if pairs.weights is None:
+        return float(_count(pairs))
+    return float(pairs.weights[pairs.labels != IGNORE].sum())

@@ -103,7 +103,7 @@ class Passes:
         with torch.random.fork_rng(devices=devices):
             self.objective.model.train()
             self.begin(0)
-            self.learn(batch.to(device), float(max(1, self.objective.count(batch))))
+            self.learn(batch.to(device), max(1.0, self.objective.mass(batch)))
         self._done = []
         self._free()
 

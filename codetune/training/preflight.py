@@ -14,7 +14,7 @@ from codetune.artifacts import write_json
 from codetune.errors import WillNotFitError
 from codetune.models.architecture import count_parameters
 from codetune.models.hardware import machine, memory_available
-from codetune.training.batches import Batch, MicroBatches, make_batch
+from codetune.training.batches import Batch, MicroBatches
 from codetune.training.config import TrainingOptions
 from codetune.training.metrics import peak_memory, reset_peak_memory
 from codetune.training.optimizer import OPTIMIZERS
@@ -83,8 +83,7 @@ def preflight(
             "training.method=lora.",
         )
     moments = int(trainable * OPTIMIZERS[options.optimizer].state_bytes)
-    longest = make_batch(data.store, data.longest())
-    row = make_batch(data.store, data.rows[0])
+    longest, row = data.longest(), data.batch_of(data.rows[0])
     while True:
         needed, seconds = _measure(passes, row, longest, validation, limit - moments)
         needed += moments

@@ -256,7 +256,9 @@ class _Run:
                 accumulation=plan.accumulation,
                 recover=options.recover,
             ),
-            data=MicroBatches(store, plan.window, plan.rows_per_batch, options.seed),
+            data=MicroBatches(
+                store, plan.window, plan.rows_per_batch, options.seed, options.gap_weight
+            ),
             validation=[make_batch(held_out, part) for part in plan.validation_batches],
             streams=names_of(held_out, plan.validation_batches),
             plan=plan,

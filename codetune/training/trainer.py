@@ -140,7 +140,7 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
             callbacks=[self.steps],
         )
         self.remove_callback(PrinterCallback)
-        # `compute_loss` divides by the labels of the whole step itself.
+        # `training_step` divides by the weights of the whole step's labels itself.
         self.loss_is_scaled_for_ga = True
 
     # -- data and loss -------------------------------------------------------------------
@@ -154,14 +154,14 @@ class CodetuneTrainer(Trainer):  # type: ignore[misc]
             generator=torch.Generator().manual_seed(self.args.seed),
         )
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
-        return max(1, sum(self.objective.count(sample["batch"]) for sample in batch_samples))
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> float:
+        return max(1.0, sum(self.objective.mass(sample["batch"]) for sample in batch_samples))
 
     def training_step(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Tensor | float | None = None,
     ) -> Tensor:
         """The passes of one micro-batch; its share of the step's loss."""
         batch: Batch = inputs["batch"].to(self.args.device)

@@ -77,6 +77,7 @@ def test_pieces_are_the_file(
         head = renderer.start("host/team/shop", "a/b.py") if named else renderer.start(None, None)
         assert ids[: len(head)].tolist() == head
         assert rendered.loss_from[number] == len(head)
+        assert rendered.gap_from[number] == 0
         rest = ids[len(head) :].tolist()
         assert rest.count(renderer.eos_id) == columns["ends_file"][number]
         assert not set(rest[:-1]) & set(renderer.markup.values())
@@ -116,6 +117,7 @@ def test_gaps_are_regions_of_the_file(
         assert sum(i in marks for i in ids) == 3
         assert ids.count(fim.end) == 1
         assert rendered.loss_from[number] < middle
+        assert rendered.gap_from[number] == middle
 
 
 def test_loss_on_the_middle_alone(place: str) -> None:

@@ -31,6 +31,7 @@ from tests.unit.models.tiny_architectures import (
 from tests.unit.training.tiny_training import make_dataset
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+GAP_WEIGHT = 3.0
 
 
 @cache
@@ -136,7 +137,10 @@ def test_adapters_go_to_every_linear_layer_but_the_head(architecture: str) -> No
 
 @every_architecture
 def test_gradients_equal_one_document_at_a_time(architecture: str) -> None:
-    """A packed micro-batch gives the sum of its documents' own gradients, to 1e-5."""
+    """A packed micro-batch gives the sum of its documents' own gradients, to 1e-5.
+
+    What fills a gap weighs more than the rest.
+    """
     store = TokenStore.open(data() / "tokens")
     documents = list(range(9))
     torch.manual_seed(0)
@@ -150,8 +154,9 @@ def test_gradients_equal_one_document_at_a_time(architecture: str) -> None:
     check_objective(objective, VOCABULARY, int(store.lengths.max()))
     model.train()
     weights = [weight for _, weight in trained(model)]
-    packed = make_batch(store, documents)
-    divisor = float(objective.count(packed))
+    packed = make_batch(store, documents, gap_weight=GAP_WEIGHT)
+    assert packed.weights is not None
+    divisor = objective.mass(packed)
     got = torch.autograd.grad(objective.loss(packed, divisor), weights)
     wanted = [torch.zeros_like(weight) for weight in weights]
     for document in documents:
@@ -167,22 +172,27 @@ def test_gradients_equal_one_document_at_a_time(architecture: str) -> None:
 def plain_loss(objective: Any, store: TokenStore, document: int) -> torch.Tensor:
     """The summed loss of one document as a textbook computes it, by the model's own forward."""
     batch = make_batch(store, [document])
+    tokens, loss_from = store[document]
+    weights = torch.ones(len(tokens))
+    if gap := int(store.gaps[document]):
+        weights[gap:] = GAP_WEIGHT
     if not isinstance(objective, CausalObjective):
         pairs = objective.pairs(batch)
         output = objective.causal(
             input_ids=pairs.sources, decoder_input_ids=pairs.inputs, use_cache=False
         ).logits
-        return torch.nn.functional.cross_entropy(output[0], pairs.labels[0], reduction="sum")
-    tokens, loss_from = store[document]
+        each = torch.nn.functional.cross_entropy(output[0], pairs.labels[0], reduction="none")
+        return (each * weights[len(tokens) - len(each) :]).sum()
     ids = torch.tensor(tokens.tolist())
     first = max(1, loss_from)
     way = objective.way
     objective.use("sdpa")
     output = objective.causal(input_ids=ids[None], use_cache=False).logits
     objective.use(way)
-    return torch.nn.functional.cross_entropy(
-        output[0, first - 1 : -1], ids[first:], reduction="sum"
+    each = torch.nn.functional.cross_entropy(
+        output[0, first - 1 : -1], ids[first:], reduction="none"
     )
+    return (each * weights[first:]).sum()
 
 
 @pytest.mark.parametrize("architecture", CAUSAL)

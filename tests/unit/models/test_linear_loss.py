@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codetune.models import linear_loss
 from codetune.models.linear_loss import IGNORE, linear_cross_entropy
 
 
@@ -17,11 +18,18 @@ def made(rows: int, dtype: torch.dtype, *, spread: float = 1.0) -> tuple[Tensor,
     return hidden, weight, torch.randint(0, 301, (rows,))
 
 
-def plain(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def plain(
+    hidden: Tensor, weight: Tensor, labels: Tensor, row_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and both gradients from all logits, in float64."""
     wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
-    loss = F.cross_entropy(wide[0] @ wide[1].T, labels, ignore_index=IGNORE)
-    return loss, *torch.autograd.grad(loss, wide)
+    each = F.cross_entropy(wide[0] @ wide[1].T, labels, ignore_index=IGNORE, reduction="none")
+    mass = (labels != IGNORE).double()
+    if row_weights is not None:
+        mass = mass * row_weights
+    loss = (each * mass).sum() / mass.sum()
+    of_hidden, of_weight = torch.autograd.grad(loss, wide)
+    return loss, of_hidden, of_weight
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
@@ -39,6 +47,26 @@ def test_loss_and_gradients_are_those_of_all_logits(chunk: int | None) -> None:
     for found, wanted in zip(gradients, expected[1:], strict=True):
         assert distance(found, wanted) < 1e-5
     assert not gradients[0][::5].any()
+
+
+@pytest.mark.parametrize("kernel", ["_softmax_gradient", "_gradient_of_logits"])
+def test_rows_weigh_what_they_are_told(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With both ways to the logits' gradient; the second one is what torch.compile is given."""
+    monkeypatch.setattr(linear_loss, "_softmax_gradient", getattr(linear_loss, kernel))
+    hidden, weight, labels = made(64, torch.float32)
+    labels[::5] = IGNORE
+    row_weights = torch.rand(64) * 4
+    row_weights[3] = 0
+    expected = plain(hidden, weight, labels, row_weights)
+    loss = linear_cross_entropy(hidden, weight, labels, row_weights=row_weights, chunk=7)
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    assert abs(loss.item() - expected[0].item()) < 1e-5
+    for found, wanted in zip(gradients, expected[1:], strict=True):
+        assert distance(found, wanted) < 1e-5
+    assert not gradients[0][::5].any() and not gradients[0][3].any()
+    part = linear_cross_entropy(hidden, weight, labels, row_weights=row_weights, divisor=7.0)
+    counted = row_weights * (labels != IGNORE)
+    assert part.item() == pytest.approx(loss.item() * float(counted.sum()) / 7)
 
 
 def test_bf16_is_as_near_as_bf16_can_be() -> None:

@@ -33,7 +33,7 @@ def pairs(objective: PairObjective, folder: Path, *examples: dict[str, Any]) -> 
         for number, example in enumerate(examples):
             store.append(stream="ntp", document=number, **example)
     batch = make_batch(TokenStore.open(folder), range(len(examples)))
-    assert objective.count(batch) == int((objective.pairs(batch).labels != IGNORE).sum())
+    assert objective.mass(batch) == int((objective.pairs(batch).labels != IGNORE).sum())
     return objective.pairs(batch)
 
 

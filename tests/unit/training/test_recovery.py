@@ -32,6 +32,7 @@ FAST: dict[str, Any] = {
     "window": 512,
     "max_steps": 6,
     "learning_rate": 5e-3,
+    "gap_weight": 3.0,
     "precision": "fp32",
     "validate_every": 6,
 }

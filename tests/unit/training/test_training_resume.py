@@ -30,6 +30,7 @@ def options(method: str) -> TrainingOptions:
     return TrainingOptions(
         method=method,  # type: ignore[arg-type]
         learning_rate=5e-3,
+        gap_weight=3.0,
         dropout=0.1,  # so that the random states matter
         batch_tokens=256,
         micro_batch_tokens=128,  # two passes a step: kills fall between them, too

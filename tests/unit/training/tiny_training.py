@@ -60,6 +60,7 @@ def make_dataset(folder: Path, *, examples: int = 90, longest: int = 60, seed: i
                         stream="fim" if fim else "ntp",
                         document=document,
                         loss_from=length // 2 if fim else 0,
+                        gap_from=length * 3 // 4 if fim else 0,
                     )
         return {}
 
