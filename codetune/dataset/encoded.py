@@ -98,7 +98,7 @@ class Encoded:
         return np.concatenate([self._plain(start, left), known, self._plain(right, end)])
 
     def _plain(self, start: int, end: int) -> Ids:
-        return self._encoder.renderer.plain_offsets(self.text[start:end])[0]
+        return self._encoder.renderer.plain_ids(self.text[start:end])
 
     def _safe_after(self, start: int, end: int) -> int:
         """The first place in start..end at which a token starts and the text may be cut."""

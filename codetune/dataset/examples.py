@@ -213,11 +213,11 @@ class _FileExamples:
         assert fim is not None
         cut = self.renderer.cursor_word(prefix) if order != "psm" else len(prefix)
         if fim.family.leading_space and prefix[:cut]:
-            before = self.renderer.plain_offsets(" " + prefix[:cut])[0]
+            before = self.renderer.plain_ids(" " + prefix[:cut])
         else:
             before = encoded.ids_of(region[0], region[0] + cut)
         after = encoded.ids_of(span.end, region[1])
-        answer = self.renderer.plain_offsets(prefix[cut:] + middle)[0]
+        answer = self.renderer.plain_ids(prefix[cut:] + middle)
         prompt = self.renderer.fim_parts(before, after, head, order)
         size = sum(map(len, prompt))
         if size + len(answer) + 1 > self.recipe.window:

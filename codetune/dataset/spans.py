@@ -10,7 +10,8 @@ from codetune.syntax.parse import Span, fim_spans
 
 _MOST_LINES = 4
 _STRATUM = 4096  # characters
-_LOOKED_THROUGH = 0.12  # of each, if the text is drawn from once
+_LOOKED_THROUGH = 0.06  # of each, if the text is drawn from once
+_LOOKED_AT = 1024  # characters of a file, at least
 _REST_OF_LINE = 0.7  # the share of line spans that start where a cursor may stand in a line
 _AT_WORD = 0.7  # the share of those whose cursor stands at the start of a word, not inside one
 
@@ -34,7 +35,7 @@ class SpanChooser:
         """
         self._text, self._language, self._lines, self._sizes = text, language, lines, sizes
         self._shares = mix
-        self._stretch = math.ceil(_STRATUM * min(1.0, _LOOKED_THROUGH * passes))
+        self._looked_through = min(1.0, _LOOKED_THROUGH * passes)
         self._by_kind: dict[str, list[Span]] | None = None
 
     def draw(self, random: Random) -> Span | None:
@@ -58,9 +59,14 @@ class SpanChooser:
         """
         found: dict[str, list[Span]] = {}
         length, minimum, maximum = len(self._text), *self._sizes
-        starts = range(0, length, _STRATUM) if length > 2 * _STRATUM else ()
-        places = [at + random.randrange(_STRATUM - self._stretch + 1) for at in starts]
-        within = [(min(p, length), min(p + self._stretch, length)) for p in places] or None
+        strata = max(1, length // _STRATUM)
+        size = length / strata
+        stretch = max(math.ceil(size * self._looked_through), math.ceil(_LOOKED_AT / strata))
+        within = None
+        if stretch < size:
+            starts = (int(n * size) for n in range(strata))
+            places = [at + random.randrange(int(size) - stretch + 1) for at in starts]
+            within = [(place, place + stretch) for place in places]
         for span in fim_spans(
             self._text, self._language, minimum=minimum, maximum=maximum, within=within
         ):

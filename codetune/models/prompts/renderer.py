@@ -120,9 +120,13 @@ class Renderer:
 
     def plain(self, text: str) -> list[int]:
         """The ids of `text` and nothing else; no text reaches a control token."""
-        if self._words is not None and (found := self._words.encode(text)) is not None:
-            return list(found[0].tolist())
-        return list(self._plain.encode(_valid(text), add_special_tokens=False).ids)
+        return list(self.plain_ids(text).tolist())
+
+    def plain_ids(self, text: str) -> Ids:
+        """`plain` as an array."""
+        if self._words is not None and (found := self._words.ids(text)) is not None:
+            return found
+        return np.array(self._plain.encode(_valid(text), add_special_tokens=False).ids, np.uint32)
 
     def plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`plain` for many texts at once, on the tokenizer's own threads."""
@@ -142,8 +146,8 @@ class Renderer:
         if self.fim is None or self.fim.repo is None or self.fim.file is None:
             return []
         repo, path = _one_line(repo), _one_line(path)
-        named = self.plain_offsets(repo + self.fim.family.after_repo)[0].tolist()
-        return [self.fim.repo, *named, self.fim.file, *self.plain_offsets(path + "\n")[0].tolist()]
+        named = self.plain(repo + self.fim.family.after_repo)
+        return [self.fim.repo, *named, self.fim.file, *self.plain(path + "\n")]
 
     def ntp(
         self, text: str, *, repo: str | None = None, path: str | None = None, ends_file: bool
@@ -308,7 +312,7 @@ class Renderer:
         if ended and not ended[-1]:
             pieces.append(Piece(self.eos_id, len(ended) - 1))
         parts = [
-            self.plain_offsets(value)[0] if isinstance(value, str) else np.array([value], np.uint32)
+            self.plain_ids(value) if isinstance(value, str) else np.array([value], np.uint32)
             for value, _ in pieces
         ]
         answers = [piece.answer is not None for piece in pieces]

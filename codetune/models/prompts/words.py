@@ -38,7 +38,7 @@ _SHADOWED = re.compile(r"\\p\{[LN]\}|\\[sSrn]|\?[i!]|'(?:s|t|re|ve|m|ll|d)(?!\w)
 
 
 class Words:
-    """`encode(text)` gives the ids of a text, and the character each starts at."""
+    """`ids(text)` gives the ids of a text, `encode(text)` also the character each starts at."""
 
     def __init__(
         self,
@@ -52,15 +52,20 @@ class Words:
         self._lengths = token_bytes.lengths
         self._known = _Known(tokenizer.model)
 
-    def encode(self, text: str) -> tuple[Ids, Places] | None:
-        """Ids and starts; None for a text that only the tokenizer itself splits rightly."""
+    def ids(self, text: str) -> Ids | None:
+        """The ids alone; None for a text that only the tokenizer itself splits rightly."""
         words = self._pattern.findall(text) if text.isascii() else self._foreign_words(text)
         if words is None:
             return None
         known = self._known  # the server's threads may replace it meanwhile
         if len(known) > _MOST_WORDS:
             known = self._known = _Known(known.model)
-        ids = np.frombuffer(b"".join(map(known.__getitem__, words)), np.uint32)
+        return np.frombuffer(b"".join(map(known.__getitem__, words)), np.uint32)
+
+    def encode(self, text: str) -> tuple[Ids, Places] | None:
+        """Ids and the character each starts at; None as for `ids`."""
+        if (ids := self.ids(text)) is None:
+            return None
         lengths = self._lengths[ids]
         starts = np.cumsum(lengths) - lengths
         if not text.isascii():  # from bytes to characters
