@@ -13,6 +13,8 @@ CodetuneError            what happened, and what to do about it
 │   └── WillNotFitError      the pre-flight says that memory or disk will not do
 ├── EvaluationError      held-out data that cannot be scored
 ├── ArtifactError        a stage's folder that is damaged or cannot be written
+├── ExportError          a model that cannot be written out, or taken in by its target
+│   └── ParityError          … because what was written does not answer as the model does
 ├── RegistryError        a model name that does not exist, or exists already
 ├── ServingError         the server or one of its engines cannot answer
 │   ├── BadRequestError      … because the request cannot be answered as it was asked
@@ -98,6 +100,14 @@ class EvaluationError(CodetuneError):
 
 class ArtifactError(CodetuneError):
     """A stage's folder is damaged or cannot be written."""
+
+
+class ExportError(CodetuneError):
+    """A model cannot be exported, or whoever should take it in refuses it."""
+
+
+class ParityError(ExportError):
+    """What was written does not answer as the model does; it has been deleted again."""
 
 
 class RegistryError(CodetuneError):

@@ -41,6 +41,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("codetune.cli.models:report", "Print where a model's report is; open it."),
         "promote": ("codetune.cli.models:promote", "Choose the version a name stands for."),
         "remove": ("codetune.cli.models:remove", "Delete one version of a model."),
+        "export": ("codetune.cli.export:export", "Write a model for other programs; proved equal."),
         "nano": ("codetune.cli.nano:nano", "The embedded base model and its recipe."),
     },
     "Work in the background": {

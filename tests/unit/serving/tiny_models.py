@@ -51,7 +51,8 @@ def make_base(folder: Path, *, model_type: str = "qwen2", seed: int = 0, **chang
     folder.mkdir(parents=True)
     size = write_tokenizer(folder)
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(model_type, vocab_size=size, **(SIZES | changes))
+    sizes = {"vocab_size": size} | SIZES | changes
+    config = transformers.AutoConfig.for_model(model_type, **sizes)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
