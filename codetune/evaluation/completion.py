@@ -11,7 +11,7 @@ from codetune.evaluation.config import EvaluationOptions
 from codetune.evaluation.generation import Prompt, greedy_answers
 from codetune.evaluation.likelihood import Passage, score_passages
 from codetune.evaluation.samples import Gap
-from codetune.models.prompts import Fitted, Renderer, fit_fim
+from codetune.models.prompts import Fitted, GapEdges, Renderer, fit_fim, until_gap_end
 from codetune.progress import Progress
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def answer(
         progress=progress,
         label=f"score {side}",
     )
-    texts = answer_gaps(model, renderer, exam.prompts, side, progress)
+    edges = [GapEdges.of(gap.prefix, gap.suffix) for gap in exam.gaps]
+    texts = answer_gaps(model, renderer, exam.prompts, edges, side, progress)
     truths = [normalised(gap.middle) for gap in exam.gaps]
     shown = [normalised(text) for text in texts]
     pairs = list(zip(shown, truths, strict=True))
@@ -99,14 +100,18 @@ def answer_gaps(
     model: torch.nn.Module,
     renderer: Renderer,
     prompts: Sequence[Prompt],
+    edges: Sequence[GapEdges],
     side: str,
     progress: Progress,
 ) -> list[str]:
-    """The greedy middle for each prompt."""
+    """The greedy middle for each prompt, up to the gap's end, as the server ends it."""
     with progress.task(f"complete with {side}", total=len(prompts), unit="prompts") as task:
         ids = greedy_answers(model, prompts, renderer.fim_stops, done=task.advance)
-    begun = [len(prompt.beginning.text) if prompt.beginning else 0 for prompt in prompts]
-    return [renderer.decode(answer)[skip:] for answer, skip in zip(ids, begun, strict=True)]
+    texts = []
+    for answer, prompt, edge in zip(ids, prompts, edges, strict=True):
+        text = renderer.decode(answer)[len(prompt.beginning.text) if prompt.beginning else 0 :]
+        texts.append(until_gap_end(text, edge, unfinished=len(answer) >= prompt.limit))
+    return texts
 
 
 def scored_window(model_window: int, options: EvaluationOptions) -> int:

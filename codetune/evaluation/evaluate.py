@@ -36,6 +36,7 @@ from codetune.progress import Progress
 if TYPE_CHECKING:
     import torch
 
+_VERSION = 2  # of the scores; raised when the same inputs give others
 # Options that change what is measured, not how it is judged: the key of cached scores.
 _MEASURED = (
     "text_bytes",
@@ -162,7 +163,7 @@ class _Bench:
             return {"seconds": round(time.monotonic() - start, 3)}
 
         config = {name: getattr(self.options, name) for name in _MEASURED}
-        config["precision"] = str(device_and_dtype()[1])
+        config |= {"precision": str(device_and_dtype()[1]), "version": _VERSION}
         artifact = run_stage("scores", folder, config, inputs, make)
         self.seconds[side] = artifact.summary["seconds"]
         try:

@@ -25,6 +25,7 @@ from codetune.models.load import read_json
 from codetune.models.prompts import (
     Beginning,
     Fitted,
+    GapEdges,
     Opening,
     Renderer,
     fit_context,
@@ -221,7 +222,9 @@ class Completer:
             prompt = _understood(prompt)
         most = min(query.max_tokens or self.options.max_new_tokens, self.options.max_new_tokens)
         stops = renderer.chat_stops if isinstance(prompt, Chat) else renderer.fim_stops
+        gap = None
         if isinstance(prompt, Fim):
+            gap = GapEdges.of(prompt.prefix + prompt.begun, prompt.suffix)
             most = max(1, min(most, voice.window // 2))
             opening = self._fim(prompt, most, voice, model)
             ids, beginning = opening.ids, opening.beginning
@@ -245,6 +248,7 @@ class Completer:
             stops=tuple(query.stops),
             stop_ids=frozenset(stops),
             logprobs=query.logprobs,
+            gap=gap,
         )
         return ids, beginning, sampling
 

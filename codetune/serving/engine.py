@@ -17,7 +17,7 @@ from codetune.serving.stats import EngineStats
 if TYPE_CHECKING:
     import numpy as np
 
-    from codetune.models.prompts import Beginning
+    from codetune.models.prompts import Beginning, GapEdges
 
 FinishReason = Literal["stop", "length"]
 
@@ -59,6 +59,7 @@ class Sampling:
     stops: tuple[str, ...] = ()  # texts; not part of the answer
     stop_ids: frozenset[int] = frozenset()  # tokens; not part of the answer
     logprobs: int | None = None  # how many alternatives to report per token
+    gap: GapEdges | None = None  # the answer fills it, and ends before what stands behind it
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""From token ids to text that may be shown: whole characters, and nothing of a stop string."""
+"""From token ids to text that may be shown: whole characters, and nothing behind its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+from codetune.models.prompts import GapEdges, GapEnd
 
 _REPLACEMENT = "\ufffd"
 _UNSURE = 3  # replacement characters at the end that further bytes may still turn into one
@@ -43,6 +45,27 @@ class TextStream:
     def end(self) -> str:
         """What was held back and stays half a character."""
         return self._decode(self._ids)[self._shown :]
+
+
+class AnswerEnd:
+    """Passes text on up to the gap's end or the first stop string, whichever comes first."""
+
+    def __init__(self, stops: Sequence[str], gap: GapEdges | None) -> None:
+        self._stops, self._gap = StopScanner(stops), GapEnd(gap or GapEdges())
+
+    @property
+    def stopped(self) -> bool:
+        return self._stops.stopped or self._gap.ended
+
+    def push(self, text: str) -> str:
+        """The text that is certain; after the end there is no more."""
+        shown = self._stops.push(self._gap.push(text))
+        return shown + self._stops.end() if self._gap.ended else shown
+
+    def end(self, *, unfinished: bool) -> str:
+        """What waited for an end that did not come; `unfinished` if the tokens were spent."""
+        shown = self._stops.push(self._gap.end(unfinished=unfinished))
+        return shown if self._stops.stopped else shown + self._stops.end()
 
 
 class StopScanner:

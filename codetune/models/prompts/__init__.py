@@ -9,6 +9,7 @@ from codetune.models.prompts.chat import Message
 from codetune.models.prompts.families import FimTokens
 from codetune.models.prompts.fit import Fitted, fit_context, fit_fim
 from codetune.models.prompts.foreign import ContextFile, ForeignFim, transcode
+from codetune.models.prompts.gap_end import GapEdges, GapEnd, until_gap_end
 from codetune.models.prompts.healing import Beginning, Pending
 from codetune.models.prompts.renderer import Opening, Renderer
 from codetune.models.prompts.templates import TemplateName
@@ -21,6 +22,8 @@ __all__ = [
     "FimTokens",
     "Fitted",
     "ForeignFim",
+    "GapEdges",
+    "GapEnd",
     "Ids",
     "Message",
     "Opening",
@@ -33,4 +36,5 @@ __all__ = [
     "fit_context",
     "fit_fim",
     "transcode",
+    "until_gap_end",
 ]

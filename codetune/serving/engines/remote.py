@@ -38,7 +38,7 @@ from codetune.serving.engines.remote_embeddings import Passages, ask_for_vectors
 from codetune.serving.engines.wires import HEALTH, Asked, Event, Health, read_event, request_of
 from codetune.serving.query import Text
 from codetune.serving.stats import EngineStats
-from codetune.serving.text import StopScanner
+from codetune.serving.text import AnswerEnd
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -243,13 +243,14 @@ class RemoteEngine:
     ) -> AsyncGenerator[Piece]:
         name, stands_in = await self._target(servable, model)
         address, body = request_of(self.options, name, asked)
-        stops = StopScanner(asked.sampling.stops)  # some servers heed only the first few
+        # Some servers heed only the first few stops, and none knows of gaps.
+        ending = AnswerEnd(asked.sampling.stops, asked.sampling.gap)
         end, chunks = Event(), 0
         events = self._events(address, body, read_event)
         try:
             async for event in events:
                 chunks += bool(event.text)
-                if text := stops.push(event.text):
+                if text := ending.push(event.text):
                     yield Piece(text)
                 end = Event(
                     "",
@@ -257,7 +258,7 @@ class RemoteEngine:
                     event.prompt_tokens if event.prompt_tokens is not None else end.prompt_tokens,
                     event.tokens if event.tokens is not None else end.tokens,
                 )
-                if stops.stopped:
+                if ending.stopped:
                     end = replace(end, reason="stop")
                     break
         except RegistryError:
@@ -269,7 +270,8 @@ class RemoteEngine:
             raise self._failed("its answer broke off.")
         tokens = chunks if end.tokens is None else end.tokens
         finish = Finish(end.reason, tokens, end.prompt_tokens, stands_in)
-        yield Piece("" if stops.stopped else stops.end(), finish)
+        rest = "" if ending.stopped else ending.end(unfinished=end.reason == "length")
+        yield Piece(rest, finish)
 
     async def _target(self, servable: Servable | None, model: str | None) -> tuple[str, str | None]:
         """The model's name there, and who stands in for it if its adapter cannot be loaded."""

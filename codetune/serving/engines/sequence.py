@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from codetune.serving.engine import Finish, FinishReason, Job, Piece, TokenScore
 from codetune.serving.engines.listening import Events, heard
 from codetune.serving.engines.sampling import Chosen, Sampler
-from codetune.serving.text import StopScanner, TextStream
+from codetune.serving.text import AnswerEnd, TextStream
 
 if TYPE_CHECKING:
     from codetune.serving.engines.runner import Runner
@@ -37,9 +37,10 @@ class Sequence:
         self._text = TextStream(job.decode)
         self._healed = 0  # tokens that wrote nothing but the answer's beginning
         self._hidden = len(job.beginning.text) if job.beginning else 0  # characters of it to come
-        self._stops = StopScanner(job.sampling.stops)
+        rules = job.sampling
+        self._end = AnswerEnd(rules.stops, rules.gap)
         # Nobody sees the text before its end and nothing in it ends it: decode it once, then.
-        self._late = not job.stream and not job.sampling.stops
+        self._late = not job.stream and not rules.stops and not rules.gap
         self._parts: list[str] = []
         self._scores: list[TokenScore] = []
 
@@ -81,8 +82,8 @@ class Sequence:
         if chosen.logprob is not None and not healing:
             self._scores.append(self._score(chosen))
         if not self._late:
-            self._show(self._stops.push(self._seen(self._text.push(chosen.token))))
-            if self._stops.stopped:
+            self._show(self._end.push(self._seen(self._text.push(chosen.token))))
+            if self._end.stopped:
                 return self._finish("stop")
         if self.generated >= self.job.sampling.max_tokens:
             return self._finish("length")
@@ -116,11 +117,11 @@ class Sequence:
         if self._late:
             answer = self.ids[len(self.job.prompt) :]
             self._show(self._seen(self.job.decode(answer[:-1] if reason == "stop" else answer)))
-        elif not self._stops.stopped:
-            self._show(self._stops.push(self._seen(self._text.end())))
+        elif not self._end.stopped:
+            self._show(self._end.push(self._seen(self._text.end())))
             # The last half character may have completed a stop string.
-            if not self._stops.stopped:
-                self._show(self._stops.end())
+            if not self._end.stopped:
+                self._show(self._end.end(unfinished=reason == "length"))
         self._flush(Finish(reason, self.generated, reused=self.reused, first=self.first))
         return True
 

@@ -7,16 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from codetune.distance import edit_similarity, normalised
 from codetune.evaluation import forgetting
-from codetune.evaluation.completion import Answers, Exam, answer, prepare
+from codetune.evaluation.completion import Answers, Exam, answer, answer_gaps, prepare
 from codetune.evaluation.config import EvaluationOptions
 from codetune.evaluation.likelihood import Passage, score_passages
 from codetune.evaluation.samples import Gap
 from codetune.evaluation.scorecard import comparisons
 from codetune.models.load import BaseModel, load_model
-from codetune.models.prompts import Renderer
+from codetune.models.prompts import GapEdges, Renderer, until_gap_end
 from codetune.progress import Progress
 
 OPTIONS = EvaluationOptions(bootstrap=200)
@@ -77,6 +78,22 @@ def test_each_answer_belongs_to_its_question(
         truth, text = normalised(asked.middle), normalised(answers.texts[number])
         assert answers.similarity[number] == edit_similarity(text, truth)
         assert answers.exact[number] == (text == truth)
+
+
+def test_an_answer_ends_where_the_server_would_end_it(
+    exam: Exam, renderer: Renderer, base: BaseModel
+) -> None:
+    model = load_model(base.path, dtype=torch.float32)
+
+    def texts(*edges: GapEdges) -> list[str]:
+        return answer_gaps(model, renderer, exam.prompts, edges, "base", Progress())
+
+    whole = texts(GapEdges(), GapEdges())
+    edges = [GapEdges(bracket=text[len(text) // 2]) for text in whole]
+    shorter = texts(*edges)
+    assert shorter != whole
+    for text, edge, found in zip(whole, edges, shorter, strict=True):
+        assert found == until_gap_end(text, edge, unfinished=True)
 
 
 def test_bits_are_divided_by_bytes_not_by_characters() -> None:

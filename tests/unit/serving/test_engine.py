@@ -22,6 +22,7 @@ from codetune.errors import (
     UnservableModelError,
 )
 from codetune.models.load import BaseModel, load_adapter, load_model
+from codetune.models.prompts import GapEdges, until_gap_end
 from codetune.serving.engine import Job, Servable
 from codetune.serving.engines.local import LocalEngine
 from codetune.serving.engines.runner import DecoderRunner
@@ -152,6 +153,20 @@ def test_stops_end_an_answer_and_are_not_shown(asker: Asker, engines: Engines) -
     stop = whole[5:9]
     (text, finish), *_ = asker.together(engine, [asker.job(PROMPTS[0], stops=("zzz", stop))])
     assert text == whole[: whole.index(stop)]
+    assert finish.reason == "stop"
+    assert finish.tokens < 24
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_ends_at_its_gaps_end(asker: Asker, engines: Engines, stream: bool) -> None:
+    """The bracket behind the gap is not written again, and no token is spent on what follows."""
+    engine = engines()
+    (whole, _), *_ = asker.together(engine, [asker.job(PROMPTS[0])])
+    edges = [GapEdges(bracket=letter) for letter in whole[4:]]
+    edge = next(e for e in edges if until_gap_end(whole, e, unfinished=True) != whole)
+    job = asker.job(PROMPTS[0], gap=edge, stream=stream)
+    (text, finish), *_ = asker.together(engine, [job])
+    assert text == until_gap_end(whole, edge, unfinished=True)
     assert finish.reason == "stop"
     assert finish.tokens < 24
 

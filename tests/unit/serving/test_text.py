@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codetune.models.prompts import Renderer
-from codetune.serving.text import StopScanner, TextStream
+from codetune.models.prompts import GapEdges, Renderer
+from codetune.serving.text import AnswerEnd, StopScanner, TextStream
 
 
 def test_a_character_is_never_shown_in_halves(renderer: Renderer) -> None:
@@ -76,3 +76,27 @@ def test_a_stop_across_many_pieces_is_not_shown() -> None:
     pieces = ["a", "<e", "n", "x<", "end", "> never"]
     assert "".join(map(scanner.push, pieces)) == "a<enx"
     assert scanner.stopped
+
+
+def test_the_end_of_a_gap_and_a_stop_end_an_answer_whichever_comes_first() -> None:
+    in_call, above_line = GapEdges.of("f(", ")"), GapEdges.of("", "\n  below\n")
+    for gap, stops, pieces, shown in (
+        (in_call, ["b"], ["a, ", "b) + 1"], "a, "),
+        (in_call, ["b))"], ["a, ", "b", ") + 1"], "a, b"),
+        (None, ["b))"], ["a, ", "b", ") + 1"], "a, b) + 1"),
+        (above_line, ["x"], ["a\n", "  bel", "ow\n x"], "a"),
+        (above_line, ["\n  bely"], ["a\n", "  bel", "y"], "a"),
+    ):
+        end = AnswerEnd(stops, gap)
+        found = ""
+        for piece in pieces:
+            found += "" if end.stopped else end.push(piece)
+        assert (found if end.stopped else found + end.end(unfinished=False)) == shown
+
+
+def test_what_waits_for_both_is_shown_when_neither_comes() -> None:
+    end = AnswerEnd(["\n  bely"], GapEdges.of("", "\n  below\n"))
+    assert end.push("a\n  be") == "a"
+    assert end.end(unfinished=False) == "\n  be"
+    end = AnswerEnd([], GapEdges.of("", "\n  below\n"))
+    assert end.push("a\n  belo") + end.end(unfinished=True) == "a"
