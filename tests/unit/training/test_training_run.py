@@ -128,6 +128,7 @@ def test_micro_batches_do_not_change_what_is_learned(
             window=128,
             micro_batch_tokens=size,
             max_steps=4,
+            gap_weight=3,
         ).summary["loss"]["last"]
         for size in (512, 128)
     )
