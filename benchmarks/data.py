@@ -4,8 +4,9 @@ The source is real code: the files of the standard library and of the installed 
 and again with other identifiers (words of the same length class change places), so that no copy
 is a near-duplicate of another, in a git repository with a history. Making it is not measured.
 Every run is a cold one: a new home, and processes that start within the time that is measured.
-Each size runs in a process of its own; memory is the sum over that process and its children,
-sampled. The base line is `git archive` of the same commit into a hash: reading alone.
+Each size runs in a process of its own, the small ones several times: the fastest counts, as what
+slows a run of three seconds is another's work. Memory is the sum over that process and its
+children, sampled. The base line is `git archive` of the same commit into a hash: reading alone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import psutil
 SIZES = (10, 100, 1000)  # MB
 SLOWEST, LARGEST, MOST_BENT = 3.0, 1500, 0.7  # MB/s, MB, share of the speed at the smaller size
 COMMITS = 10
+SMALL, TRIES = 30, 5  # MB; how often a source up to this size is run
 _WORD = re.compile(r"[A-Za-z_]\w{3,}")
 _SUFFIXES = {".py", ".js", ".ts", ".c", ".h", ".hpp", ".pyi"}
 _KEPT = set(keyword.kwlist) | set(dir(__builtins__)) | {
@@ -53,8 +55,10 @@ def main() -> int:
     sizes = (10, 30) if arguments.quick else SIZES
     if arguments.sizes:
         sizes = tuple(int(size) for size in arguments.sizes.split(","))
-    print("| MB | files | collect | clean | build | MB/s | CPU s | peak MB | git alone, MB/s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| MB | files | collect | clean | build | MB/s | each run | CPU s | peak MB | git alone, MB/s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     results = [run_size(size) for size in sizes]
     return verdict(results)
 
@@ -72,28 +76,36 @@ def verdict(results: list[dict[str, float]]) -> int:
 def run_size(size: int) -> dict[str, float]:
     """Make a repository of `size` MB, run the three stages on it, print one row."""
     with tempfile.TemporaryDirectory(prefix="codetune-bench-") as place:
-        repository, home = Path(place, "source.git"), Path(place, "home")
+        repository = Path(place, "source.git")
         make_repository(repository, size * 1_000_000)
         start = time.perf_counter()
         read_alone(repository)
         alone = size / (time.perf_counter() - start)
-        command = [sys.executable, "-m", "benchmarks.data", "--one", str(repository), str(home)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            peak = watch_memory(process.pid)
-            assert process.stdout is not None
-            answer = process.stdout.read()
-        if process.returncode:
-            raise SystemExit(f"the run over {size} MB failed")
-        result: dict[str, float] = json.loads(answer)
-        seconds = result["collect"] + result["clean"] + result["build"]
-        result |= {"speed": result["bytes"] / 1e6 / seconds, "peak": peak()}
-        print(
-            f"| {result['bytes'] / 1e6:.0f} | {result['files']} | {result['collect']:.1f} s "
-            f"| {result['clean']:.1f} s | {result['build']:.1f} s | {result['speed']:.1f} "
-            f"| {result['cpu']:.1f} | {result['peak']:.0f} | {alone:.0f} |",
-            flush=True,
-        )
-        return result
+        tries = range(TRIES if size <= SMALL else 1)
+        results = [run_once(repository, Path(place, f"home-{number}")) for number in tries]
+    result = max(results, key=lambda one: one["speed"])
+    speeds = " ".join(f"{one['speed']:.1f}" for one in results)
+    print(
+        f"| {result['bytes'] / 1e6:.0f} | {result['files']} | {result['collect']:.1f} s "
+        f"| {result['clean']:.1f} s | {result['build']:.1f} s | {result['speed']:.1f} | {speeds} "
+        f"| {result['cpu']:.1f} | {result['peak']:.0f} | {alone:.0f} |",
+        flush=True,
+    )
+    return result
+
+
+def run_once(repository: Path, home: Path) -> dict[str, float]:
+    """The three stages in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.data", "--one", str(repository), str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        peak = watch_memory(process.pid)
+        assert process.stdout is not None
+        answer = process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"the run over {repository} failed")
+    result: dict[str, float] = json.loads(answer)
+    seconds = result["collect"] + result["clean"] + result["build"]
+    return result | {"speed": result["bytes"] / 1e6 / seconds, "peak": peak()}
 
 
 def measure(repository: Path, home: Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 ROW_GROUP_BYTES = 8_000_000
 _ROW_GROUP_ROWS = 4096
+_LONG = frozenset({"content", "text", "prefix", "middle", "suffix", "messages"})  # columns
 
 
 class TableWriter:
@@ -21,11 +22,9 @@ class TableWriter:
     """
 
     def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
-        import pyarrow.parquet as pq
-
         self._columns = columns
         self._schema = schema_of(columns)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+        self._writer = parquet_writer(path, self._schema)
         self._rows: list[Mapping[str, Any]] = []
         self._bytes = 0
         self.count = 0
@@ -56,6 +55,21 @@ class TableWriter:
         if error is None:
             self._flush()
         self._writer.close()
+
+
+def parquet_writer(path: Path, schema: Any) -> Any:
+    """A Parquet writer that spends nothing on looking for repetition among long texts."""
+    import pyarrow.parquet as pq
+
+    short = [field.name for field in schema if field.name not in _LONG]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=short,
+        write_statistics=short,
+    )
 
 
 def schema_of(columns: Mapping[str, str]) -> Any:
@@ -119,4 +133,14 @@ def take(table: Any, rows: Sequence[int]) -> Any:
     """These rows of an Arrow table, in this order."""
     import pyarrow as pa
 
-    return table.take(array_of(rows, pa.int64()))
+    # Arrow's own `take` would be shorter, but importing its functions takes 0.05 s.
+    return pa.concat_tables([table.slice(row, 1) for row in rows]) if rows else table.slice(0, 0)
+
+
+def lengths_of(column: Any) -> list[int]:
+    """The bytes of every value of an Arrow column of strings, in UTF-8."""
+    lengths: list[int] = []
+    for chunk in column.chunks:
+        ends = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset :][: len(chunk) + 1]
+        lengths += np.diff(ends).tolist()
+    return lengths

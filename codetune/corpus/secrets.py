@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from codetune.corpus.literals import Literals
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -198,23 +200,28 @@ _ASSIGNED = re.compile(
     """,
     re.MULTILINE,
 )
-_TELLING = (
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "apikey",
-    "api_key",
-    "api-key",
-    "accesskey",
-    "access_key",
-    "authkey",
-    "auth_key",
-    "private_key",
-    "privatekey",
-    "credential",
+_TELLING = Literals(
+    (
+        "password",
+        "passwd",
+        "passphrase",
+        "secret",
+        "token",
+        "apikey",
+        "api_key",
+        "api-key",
+        "accesskey",
+        "access_key",
+        "authkey",
+        "auth_key",
+        "private_key",
+        "privatekey",
+        "credential",
+    )
 )
+
+
+_HINTS = Literals(hint for pattern in _PATTERNS for hint in pattern.hints)
 
 
 @dataclass(frozen=True)
@@ -228,8 +235,9 @@ class Redacted:
 def redact(text: str) -> Redacted:
     """Replace every secret by REDACTED_<KIND>, line for line."""
     kinds: Counter[str] = Counter()
+    hints = _HINTS.found_in(text)
     for pattern in _PATTERNS:
-        if any(hint in text for hint in pattern.hints):
+        if not hints.isdisjoint(pattern.hints):
             text = _replace(text, pattern, kinds)
     return Redacted(_hide_assigned(text, kinds), kinds)
 
@@ -240,7 +248,7 @@ def _hide_assigned(text: str, kinds: Counter[str]) -> str:
     if len(lowered) != len(text):  # one Turkish letter grows when lowered
         lowered = text.replace("\u0130", "i").lower()
     found: dict[int, int] = {}  # start → end of each value
-    for name in _TELLING:
+    for name in _TELLING.found_in(lowered):
         at = lowered.find(name)
         while at >= 0:
             match = _ASSIGNED.match(text, at + len(name))

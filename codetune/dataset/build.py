@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from codetune.dataset.catalogue import batches, read_catalogue, read_documents
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.conversations import Conversations
 from codetune.dataset.encoded import forget_renderer, renderer_of
-from codetune.dataset.examples import Packed, Packing
+from codetune.dataset.examples import Packed, PackingParts
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.instruct.make import Made
 from codetune.dataset.instruct.pairs import Pair
@@ -103,7 +105,7 @@ class _Build:
         """The stage: split, purge, write what is held out, write examples, measure."""
         with self.workers as workers:
             workers.expect(self.documents.stat().st_size * _PACKED)
-            workers.prepare(Packing, (self.base, self.recipe))  # meanwhile, they start
+            workers.prepare(PackingParts, self._packing)  # meanwhile, they start
             with self.progress.task("Choosing what to hold out"):
                 entries = read_catalogue(self.documents)
                 if not entries:
@@ -128,9 +130,10 @@ class _Build:
             if self.options.mix:
                 writing.result()  # what is mixed in must not hold the prompts
             self.mixture = self._prepare_mix(folder, purged)
+            looked_for = aside.submit(lambda: dict(held_out_windows(folder)))
             training, replay, validation = self._write(folder, parts, purged, workers)
             fim = writing.result()
-        leakage = measure(folder, self.base, self.progress, workers)
+            leakage = measure(folder, self.base, self.progress, workers, rows=looked_for.result())
         self._say(training, text, fim)
         fim_leaks = fim.pop("leaked", 0)
         streams = ("ntp", "fim", "sft") if made else ("ntp", "fim")
@@ -252,38 +255,53 @@ class _Build:
         with (
             ExamplesFile(folder / "examples.parquet") as table,
             TokenWriter(folder / "tokens", vocabulary, names) as tokens,
+            TokenWriter(folder / "validation", vocabulary, names) as held_tokens,
             self.progress.task("Building", total=parts.training_bytes, unit="B") as task,
         ):
-            output = _Output(tokens, table)
-            training = batches(read_documents(self.documents, parts.training), _BATCH)
-            returned = iter([purged.returned] if purged.returned else [])
-            for source in (training, returned) if self.recipe.code else ():
-                arguments = (self.base, self.recipe)
-                for packed in workers.map(Packing, arguments, source):
-                    output.add(packed)
-                    task.advance(packed.counts["bytes"])
+            output, held = _Output(tokens, table), _Output(held_tokens, None)
             self._write_instructions(folder, output)
-            # General code is counted apart: it is nothing of the repository's.
-            own, output.counts = output.counts, Counter({"documents": output.counts["documents"]})
-            general = (self.base, replace(self.recipe, commit=None))
-            for packed in workers.map(Packing, general, batches(iter(self.replay), _BATCH)):
-                output.add(packed)
+            batches = self._batches(parts, purged)
+            with closing(workers.map(PackingParts, self._packing, batches)) as packed:
+                by_part = _ByPart(packed)
+                for one in by_part.all_of("code"):
+                    output.add(one)
+                    task.advance(one.counts["bytes"])
+                # General code is counted apart: it is nothing of the repository's.
+                own, output.counts = output.counts, Counter(documents=output.counts["documents"])
+                for one in by_part.all_of("replay"):
+                    output.add(one)
+                for one in by_part.all_of("validation"):
+                    held.add(one)
             if self.mixture is not None:
                 self.mixture.add_training(tokens, table, output.counts["documents"])
             output.counts["documents"] -= own["documents"]
-        with TokenWriter(folder / "validation", vocabulary, names) as tokens:
-            held = _Output(tokens, None)
-            if self.recipe.code:
-                held.add(Packing(self.base, self.recipe)(purged.validation))
             if self.instructions is not None:
                 pairs = self.instructions.validation(folder, purged)
                 held.encode(self.instructions, self.base, pairs)
             if self.mixture is not None:
-                self.mixture.add_validation(tokens, held.counts["documents"])
+                self.mixture.add_validation(held_tokens, held.counts["documents"])
         return own, output.counts, held.counts
 
+    @property
+    def _packing(self) -> tuple[Path, Mapping[str, Recipe]]:
+        """The arguments of `PackingParts`."""
+        general = replace(self.recipe, commit=None)
+        return self.base, {"code": self.recipe, "replay": general, "validation": self.recipe}
+
+    def _batches(self, parts: Split, purged: Purged) -> Iterator[tuple[str, list[Document]]]:
+        """All that becomes examples, by part, in one stream: no process waits between two."""
+        training = read_documents(self.documents, parts.training)
+        if self.recipe.code:
+            for batch in batches(chain(training, purged.returned), _BATCH):
+                yield "code", batch
+        for batch in batches(iter(self.replay), _BATCH):
+            yield "replay", batch
+        if self.recipe.code:
+            for batch in batches(iter(purged.validation), _BATCH):
+                yield "validation", batch
+
     def _write_instructions(self, folder: Path, output: _Output) -> None:
-        """Tokenise the instructions behind the code.
+        """Tokenise the instructions, which stand before the code.
 
         Raises:
             DatasetError: instructions alone are wanted, and there are none.
@@ -320,6 +338,20 @@ class _Build:
             self.progress.say(
                 "The base has no fill-in-the-middle tokens: only next-token prediction is trained."
             )
+
+
+class _ByPart:
+    """Packed batches whose parts follow one another."""
+
+    def __init__(self, packed: Iterator[tuple[str, Packed]]) -> None:
+        self._packed = packed
+        self._next = next(packed, None)
+
+    def all_of(self, part: str) -> Iterator[Packed]:
+        """Those of `part`, if it is its turn."""
+        while self._next is not None and self._next[0] == part:
+            yield self._next[1]
+            self._next = next(self._packed, None)
 
 
 class _Output:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codetune.records import Document
-from codetune.tables import take
+from codetune.tables import lengths_of, take
 
 _TEXTLESS = [f.name for f in fields(Document) if f.name not in ("text", "redactions", "licence")]
 _COLUMNS = [f.name for f in fields(Document)]
@@ -32,14 +32,13 @@ class Entry:
 
 def read_catalogue(documents: Path) -> list[Entry]:
     """Every document in file order."""
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     entries: list[Entry] = []
     with pq.ParquetFile(documents) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=[*_TEXTLESS, "text"])
-            sizes = pc.binary_length(table["text"]).to_pylist()
+            sizes = lengths_of(table["text"])
             rows = table.drop_columns(["text"]).to_pylist()
             entries += [
                 Entry(row=len(entries) + i, size=size, **row)

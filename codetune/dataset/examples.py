@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -98,6 +99,17 @@ class Packing(Rendering):
         tokens = np.concatenate([np.empty(0, np.uint32), *rendered.tokens])
         packed = tokens.astype(token_type(self.renderer.vocab_size)).tobytes()
         return Packed(pack_rows(rendered.columns), packed, index, rendered.counts)
+
+
+class PackingParts:
+    """Packs batches of several parts of a dataset, each by a recipe of its own."""
+
+    def __init__(self, base: Path, recipes: Mapping[str, Recipe]) -> None:
+        self._by_part = {part: Packing(base, recipe) for part, recipe in recipes.items()}
+
+    def __call__(self, batch: tuple[str, list[Document]]) -> tuple[str, Packed]:
+        part, documents = batch
+        return part, self._by_part[part](documents)
 
 
 class _FileExamples:

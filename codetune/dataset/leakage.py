@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,15 +130,21 @@ class Looking:
 
 
 def measure(
-    path: Path, base: Path, progress: Progress | None = None, workers: Workers | None = None
+    path: Path,
+    base: Path,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+    *,
+    rows: Mapping[str, Windows] | None = None,
 ) -> Leakage:
     """Read what will be trained on out of the token stores, and look for held-out text in it.
 
     This trusts nothing of what the build did: tokens are decoded, the examples of a file put
     together again, and the rows of both held-out tables looked for. `base` is the folder of the
-    tokenizer that the stores in `path` were made with.
+    tokenizer that the stores in `path` were made with; `rows` are the `held_out_windows`, if they
+    have been read already.
     """
-    rows = dict(held_out_windows(path))
+    rows = dict(held_out_windows(path)) if rows is None else rows
     known = WindowSet(windows.hashes for windows in rows.values())
     stores = [path / "tokens", path / "validation"]
     tokens = sum(TokenStore.open(store).tokens for store in stores)

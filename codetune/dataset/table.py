@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from codetune.records import Example, Fim, Provenance
-from codetune.tables import batch_of, read_rows, schema_of
+from codetune.tables import batch_of, parquet_writer, read_rows, schema_of
 
 COLUMNS = {
     "id": "string",
@@ -60,9 +60,7 @@ class ExamplesFile:
     """Writes examples.parquet in row groups of about 8 MB of text."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self._writer = pq.ParquetWriter(path, _schema(), compression="zstd", compression_level=1)
+        self._writer = parquet_writer(path, _schema())
         self._batches: list[Any] = []
         self._size = 0
 

@@ -55,11 +55,16 @@ def _pairs(model: dict[str, Any]) -> list[tuple[str, int]]:
     return [(piece, number) for number, (piece, _) in enumerate(vocabulary)]  # Unigram
 
 
+def vocabulary_of(spec: dict[str, Any]) -> dict[str, int]:
+    """Name → id of every token of a parsed tokenizer.json."""
+    added = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
+    return dict(_pairs(spec["model"])) | added
+
+
 def plain_tokenizer(spec: dict[str, Any]) -> Tokenizer:
     """The tokenizer of `spec` that adds nothing, strips nothing and knows no markup."""
-    spec = json.loads(json.dumps(spec))
     aliases = {name: f"\U0010fffe{secrets.token_hex(16)}" for name in markup_of(spec)}
-    model = spec["model"]
+    model = dict(spec["model"])
     if isinstance(model["vocab"], dict):
         model["vocab"] = {aliases.get(n, n): i for n, i in model["vocab"].items()}
     else:
@@ -68,12 +73,19 @@ def plain_tokenizer(spec: dict[str, Any]) -> Tokenizer:
         model["merges"] = [m for m in model["merges"] if _merged(m) not in aliases]
     if model.get("unk_token"):
         model["unk_token"] = aliases[model["unk_token"]]
-    for token in spec.get("added_tokens") or []:
-        token["content"] = aliases.get(token["content"], token["content"])
-    spec.update(truncation=None, padding=None, post_processor=None)
-    spec["normalizer"] = _exact(spec.get("normalizer"))
-    spec["pre_tokenizer"] = _exact(spec.get("pre_tokenizer"))
-    return Tokenizer.from_str(json.dumps(spec))
+    changed = {
+        "model": model,
+        "added_tokens": [
+            token | {"content": aliases.get(token["content"], token["content"])}
+            for token in spec.get("added_tokens") or []
+        ],
+        "truncation": None,
+        "padding": None,
+        "post_processor": None,
+        "normalizer": _exact(spec.get("normalizer")),
+        "pre_tokenizer": _exact(spec.get("pre_tokenizer")),
+    }
+    return Tokenizer.from_str(json.dumps(spec | changed))
 
 
 def full_tokenizer(spec: dict[str, Any]) -> Tokenizer:

@@ -12,12 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from codetune.errors import ModelError
 from codetune.models.prompts.chat import ChatTemplate, Message, Piece
 from codetune.models.prompts.families import FimTokens, fim_tokens, find_family
 from codetune.models.prompts.healing import Beginning, ByteVocabulary, word_at_end
-from codetune.models.prompts.plain import full_tokenizer, markup_of, plain_tokenizer
+from codetune.models.prompts.plain import (
+    full_tokenizer,
+    markup_of,
+    plain_tokenizer,
+    vocabulary_of,
+)
 from codetune.models.prompts.templates import TEMPLATE_FILE, TemplateName, named_template
 from codetune.models.prompts.tokenizer_files import (
     TOKENIZER_FILES,
@@ -52,14 +58,16 @@ class Renderer:
     def __init__(self, spec: dict[str, Any], config: dict[str, Any], template: str | None) -> None:
         """`spec` is a parsed tokenizer.json, `config` the tokenizer_config.json beside it."""
         self.markup = markup_of(spec)
-        self._full = full_tokenizer(spec)
+        self._spec = spec
         self._plain = plain_tokenizer(spec)
-        vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
+        vocabulary = vocabulary_of(spec)
         self.vocab_size = max(vocabulary.values()) + 1
         family = find_family(vocabulary)
         self.eos_id = end_of_text(vocabulary, family.end_of_text if family else "", config)
         self.pad_id = vocabulary.get(name_of(config.get("pad_token")), self.eos_id)
-        self.bos_id = begin_of_text(self._full, vocabulary, config)
+        self.bos_id = begin_of_text(
+            lambda: self._full.encode("", add_special_tokens=True).ids, vocabulary, config
+        )
         self.fim: FimTokens | None = fim_tokens(vocabulary, family, self.eos_id) if family else None
         self.order: Order = order_of(config)  # in which the base fills gaps best
         self.fim_stops = self.fim.stops if self.fim else frozenset({self.eos_id})
@@ -368,6 +376,10 @@ class Renderer:
         if self._bytes is not None:
             return self._bytes.join(np.asarray(ids, np.int64))
         return self.decode(list(ids)).encode()
+
+    @cached_property
+    def _full(self) -> Tokenizer:
+        return full_tokenizer(self._spec)
 
     @cached_property
     def _chat(self) -> ChatTemplate:

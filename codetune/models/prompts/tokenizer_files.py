@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,8 +58,14 @@ def order_of(config: dict[str, Any]) -> Order:
     return next((order for order in _ORDERS if order == config.get(_ORDER_KEY)), "psm")
 
 
-def begin_of_text(full: Any, vocabulary: dict[str, int], config: dict[str, Any]) -> int | None:
-    """The token that the base's own tokenizer puts before every text, if it does so."""
+def begin_of_text(
+    empty: Callable[[], Sequence[int]], vocabulary: dict[str, int], config: dict[str, Any]
+) -> int | None:
+    """The token that the base's own tokenizer puts before every text, if it does so.
+
+    `empty` gives the ids that this tokenizer makes of an empty text.
+    """
     bos = vocabulary.get(name_of(config.get("bos_token")))
-    added = full.encode("", add_special_tokens=True).ids
-    return bos if bos is not None and (config.get("add_bos_token") or bos in added[:1]) else None
+    if bos is None:
+        return None
+    return bos if config.get("add_bos_token") or bos in empty()[:1] else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -178,14 +179,21 @@ def token_bytes(spec: dict[str, Any], size: int) -> TokenBytes | None:
     steps = _steps(spec)
     if not steps or steps[-1].get("type") != "ByteLevel" or spec["model"].get("type") != "BPE":
         return None
-    letters = {ord(letter): chr(byte) for byte, letter in _LETTERS.items()}
+    letters = _Bytes({ord(letter): chr(byte) for byte, letter in _LETTERS.items()})
     table = [b""] * size
     for name, number in spec["model"]["vocab"].items():
-        if letters.keys() >= set(map(ord, name)):
+        with suppress(UnicodeEncodeError):  # a name that is not made of those letters
             table[number] = name.translate(letters).encode("latin-1")
     for token in spec.get("added_tokens") or []:
         table[token["id"]] = b""
     return TokenBytes(table)
+
+
+class _Bytes(dict[int, str]):
+    """GPT-2's letters → characters of Latin-1; what is none of them becomes what is not Latin-1."""
+
+    def __missing__(self, code: int) -> str:
+        return "\u0100"
 
 
 def _letters() -> dict[int, str]:
