@@ -53,6 +53,7 @@ class Document:
     in_present: bool
     previous_path: str | None = None
     redactions: int = 0  # secrets replaced
+    signature: bytes | None = None  # MinHash of the text, as `similarity.fingerprint` gives it
 
 
 @dataclass(frozen=True)

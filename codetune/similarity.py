@@ -51,6 +51,11 @@ def fingerprint(text: str) -> Signature:
     return signature_of(shingles(text))
 
 
+def stored_signature(data: bytes) -> Signature:
+    """The signature whose bytes these are."""
+    return np.frombuffer(data, dtype=np.uint32)
+
+
 def signature_of(hashes: NDArray[np.uint64]) -> Signature:
     """The MinHash signature of a set of 64-bit hashes (duplicates do not matter)."""
     from rensa import RMinHash

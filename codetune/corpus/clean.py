@@ -48,6 +48,7 @@ DOCUMENTS = {
     "in_present": "bool",
     "previous_path": "string",
     "redactions": "int64",
+    "signature": "binary",
 }
 DROPPED = {
     "path": "string",

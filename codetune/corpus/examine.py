@@ -93,6 +93,7 @@ def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> 
     if redacted.kinds and options.secrets == "drop":
         return Dropped("secret", ", ".join(sorted(redacted.kinds)))
     hashes = shingles(redacted.text)
+    signature = signature_of(hashes)
     document = {
         "id": _identity(row["repo"], path, redacted.text),
         "repo": row["repo"],
@@ -104,11 +105,12 @@ def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> 
         "in_present": row["in_present"],
         "previous_path": row["previous_path"],
         "redactions": redacted.kinds.total(),
+        "signature": signature.tobytes(),
     }
     return Candidate(
         document,
         exact_digest(redacted.text),
-        signature_of(hashes) if len(hashes) >= _FEWEST_SHINGLES else None,
+        signature if len(hashes) >= _FEWEST_SHINGLES else None,
         decoded.encoding,
         decoded.invisible,
         redacted.kinds,

@@ -11,7 +11,8 @@ from typing import Any
 from codetune.records import Document
 from codetune.tables import lengths_of, take
 
-_TEXTLESS = [f.name for f in fields(Document) if f.name not in ("text", "redactions", "licence")]
+_LEFT_OUT = ("text", "redactions", "licence", "signature")
+_TEXTLESS = [f.name for f in fields(Document) if f.name not in _LEFT_OUT]
 _COLUMNS = [f.name for f in fields(Document)]
 
 

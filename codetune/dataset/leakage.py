@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from codetune.models.prompts import Renderer
 from codetune.models.tokens import Ids, TokenStore
 from codetune.progress import Progress
 from codetune.records import Document
-from codetune.similarity import NearDuplicates, fingerprint
+from codetune.similarity import NearDuplicates, fingerprint, stored_signature
 from codetune.tables import read_rows
 from codetune.workers import Workers
+
+if TYPE_CHECKING:
+    from codetune.similarity import Signature
 
 _PART = 500_000  # tokens that a process decodes at a time
 _AROUND = 1500  # characters on both sides of a middle that hold all windows over it
@@ -36,8 +39,14 @@ class Marking:
         """Keys of near-duplicate candidates, and numbers of windows found."""
         keys: set[str] = set()
         for document in documents:
-            keys |= {key for key, _ in self._similar.find_all(fingerprint(document.text))}
+            keys |= {key for key, _ in self._similar.find_all(_signature(document))}
         return keys, self._windows.find(d.text.encode("utf-8", "replace") for d in documents)
+
+
+def _signature(document: Document) -> Signature:
+    """The document's own, if cleaning has computed it."""
+    stored = document.signature
+    return fingerprint(document.text) if stored is None else stored_signature(stored)
 
 
 @dataclass
@@ -66,11 +75,9 @@ def purge(
     tested = [w for w, c in zip(windows, candidates, strict=True) if c.split != "validation"]
     known = WindowSet(w.hashes for w in tested)
     similar = NearDuplicates(threshold)
-    prints = {}
     for number, candidate in enumerate(candidates):
         if candidate.whole:
-            prints[number] = fingerprint(candidate.document.text)
-            similar.add(str(number), prints[number])
+            similar.add(str(number), _signature(candidate.document))
     marking = Marking(similar, known)
     dropped: set[int] = set()
     for keys, numbers in workers.map(Marking, (similar, known), training):
