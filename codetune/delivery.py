@@ -7,16 +7,22 @@ so that what is written is compared with what users are answered.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from codetune.export.config import ExportOptions
-from codetune.export.export import Exported
-from codetune.export.parity import Answers
-from codetune.export.probes import ANSWER, Probe
-from codetune.export.source import Source, source_of
 from codetune.progress import Progress
 from codetune.registry.cards import Registry
+
+if TYPE_CHECKING:
+    from codetune.export.config import ExportOptions
+    from codetune.export.export import Exported
+    from codetune.export.hub import Destination
+    from codetune.export.ollama import Server
+    from codetune.export.parity import Answers
+    from codetune.export.probes import Probe
+    from codetune.export.source import Source
 
 _FIRST = 0x10000  # a token as one character: the engine gives text, and ids are compared
 
@@ -31,9 +37,58 @@ def export_model(
         ExportError, ParityError, ModelError, MissingExtraError: as `export`.
     """
     from codetune.export.export import export
+    from codetune.export.source import source_of
 
     source = source_of(registry, ref)
     return export(source, options, target, engine_answers(source), progress)
+
+
+def kept_export(
+    registry: Registry, ref: str, options: ExportOptions, target: Path, progress: Progress
+) -> Exported:
+    """`export_model`, or what an earlier attempt of the same job has finished in `target`."""
+    from codetune.export.export import Exported
+
+    if target.is_dir():  # it has its name only when it is whole
+        return Exported.of(target)
+    for rest in target.parent.glob(f".{target.name}.partial-*"):
+        shutil.rmtree(rest)  # of an attempt that was killed
+    return export_model(registry, ref, options, target, progress)
+
+
+def load_into_ollama(
+    registry: Registry, made: Exported, server: Server, name: str, progress: Progress
+) -> dict[str, Any]:
+    """Make the GGUF file in an export's folder a model of an Ollama server.
+
+    Raises:
+        ExportError: the server cannot be reached, or refuses.
+    """
+    from codetune.export import modelfile, ollama
+    from codetune.export.source import source_of
+
+    spec, _ = modelfile.spec_of(source_of(registry, made.model))
+    (file,) = [made.folder / name for name in made.files if name.endswith(".gguf")]
+    ollama.create(server, name, file, spec, progress)
+    return {"model": made.model, "ollama": name, "url": server.url, "file": file.name}
+
+
+def push_export(made: Exported, destination: Destination, progress: Progress) -> dict[str, Any]:
+    """Upload an export's folder to a hub.
+
+    Raises:
+        ExportError: the hub cannot be reached, or refuses.
+    """
+    from codetune.export import hub
+
+    commit = hub.push(made.folder, made.files, destination, progress)
+    return {
+        "model": made.model,
+        "repository": destination.repository,
+        "commit": commit,
+        "private": not destination.public,
+        "files": dict(made.files),
+    }
 
 
 def engine_answers(source: Source) -> Answers:
@@ -46,6 +101,7 @@ def engine_answers(source: Source) -> Answers:
 
 
 async def _ask(source: Source, probes: Sequence[Probe]) -> list[list[int]]:
+    from codetune.export.probes import ANSWER
     from codetune.export.speech import stops
     from codetune.serving.config import ServingOptions
     from codetune.serving.engine import Generation, Job, Sampling, Servable

@@ -55,6 +55,8 @@ def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> Config
         return ConfigError(f"{where}: unknown option '{key}'.", advice=nearest(path[-1], known))
     shown = repr(first.get("input"))
     message = first["msg"].removeprefix("Value error, ")
+    if not path:  # two options that do not fit together
+        return ConfigError(f"{where}: {message}.")
     return ConfigError(f"{where}: option '{key}' cannot be {shown[:80]}: {message}.")
 
 

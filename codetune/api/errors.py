@@ -20,6 +20,7 @@ from codetune.errors import (
     ConflictError,
     DatasetError,
     DeadlineError,
+    ExportError,
     ForbiddenError,
     LoginError,
     LoginLimitError,
@@ -52,6 +53,7 @@ _STATUSES: tuple[tuple[type[CodetuneError], int, str, str], ...] = (
     (QuotaError, 429, "rate_limit_error", "too_many_jobs"),
     (DatasetError, 422, "invalid_request_error", "invalid_dataset"),
     (SourceError, 422, "invalid_request_error", "invalid_source"),
+    (ExportError, 422, "invalid_request_error", "not_exported"),
     (ConfigError, 400, "invalid_request_error", "invalid_value"),
 )
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

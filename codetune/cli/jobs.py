@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from codetune.store.jobs import Job
 
 # As jobs.work.KINDS and store.jobs.STATES have them; a test keeps them equal.
-KINDS = ("pull", "ingest", "dataset", "evaluate", "tune")
+KINDS = ("pull", "ingest", "dataset", "evaluate", "tune", "export", "push", "ollama")
+SUBMITTED = KINDS[:5]  # of a source; the others are of a model: `codetune export`, the API
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
@@ -46,7 +47,7 @@ def jobs() -> None:
 
 
 @jobs.command()
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(SUBMITTED))
 @project_options
 @base_option
 @data_option

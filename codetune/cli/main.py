@@ -42,6 +42,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "promote": ("codetune.cli.models:promote", "Choose the version a name stands for."),
         "remove": ("codetune.cli.models:remove", "Delete one version of a model."),
         "export": ("codetune.cli.export:export", "Write a model for other programs; proved equal."),
+        "push": ("codetune.cli.export:push", "Upload a model to the Hugging Face hub."),
         "nano": ("codetune.cli.nano:nano", "The embedded base model and its recipe."),
     },
     "Work in the background": {

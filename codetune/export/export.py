@@ -62,12 +62,29 @@ _MEMORY = 4.4  # bytes a parameter: float32, and one layer twice while it is mer
 class Exported:
     """What was written: `files` by name with their sizes in bytes, all in `folder`."""
 
-    model: str
     folder: Path
-    format: str
     files: Mapping[str, int]
     parity: Mapping[str, Any]
-    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path) -> Exported:
+        """What lies in a finished export's folder.
+
+        Raises:
+            ModelError: it is none, or damaged.
+        """
+        files = {
+            path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()
+        }
+        return cls(folder, files, read_json(folder / PARITY))
+
+    @property
+    def model(self) -> str:
+        return str(self.parity["model"])
+
+    @property
+    def format(self) -> str:
+        return str(self.parity["format"])
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -76,7 +93,6 @@ class Exported:
             "format": self.format,
             "files": dict(self.files),
             "parity": dict(self.parity),
-            "warnings": list(self.warnings),
         }
 
 
@@ -100,19 +116,14 @@ def export(
         else:
             found, warnings = _safetensors(source, precision, model, reference, folder, progress)
         del model
-        record = _record(source, precision, merging, found, warnings)
+        record = _record(source, options, precision, merging, found, warnings)
         write_json(folder / PARITY, record)
         first = found[0]
         assert isinstance(first, Parity)
         write_card(source, source.card.name, first, folder)
-        files = {
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
     for warning in warnings:
         progress.say(warning)
-    return Exported(source.card.id, target, options.format, files, record, tuple(warnings))
+    return Exported.of(target)
 
 
 def _precision(source: Source, options: ExportOptions) -> str:
@@ -239,6 +250,7 @@ def _rounding(found: Parity) -> list[str]:
 
 def _record(
     source: Source,
+    options: ExportOptions,
     precision: str,
     merging: Parity,
     found: list[Parity | Spoken],
@@ -247,6 +259,7 @@ def _record(
     return {
         "codetune": __version__,
         "model": source.card.id,
+        "format": options.format,
         "base_digest": source.base.digest,
         "precision": precision,
         "reference": "the model as codetune serves it: base and adapter in float32",

@@ -28,6 +28,11 @@ class JobOptions(Options):
         description="Addresses of models that users may have their instructions worded by "
         "(dataset.instructions.teacher.url).",
     )
+    hubs: tuple[str, ...] = option(
+        (),
+        description="Addresses of hubs that users may upload models to, besides huggingface.co "
+        "(or HF_ENDPOINT).",
+    )
     max_crashes: int = option(
         3,
         ge=1,

@@ -31,6 +31,7 @@ class Claim:
     number: int
     attempt: int
     work: Work
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Queue:
             told = {"state": "running", "attempt": job.attempts}
             add_event(session, job.id, "state", told, now)
             work = Work(**{**job.parameters, "kind": job.kind, "collected": job.collected})
-            return Claim(job.id, job.claim, job.attempts, work)
+            return Claim(job.id, job.claim, job.attempts, work, job.owner_id)
 
     def beat(self, worker: str, claims: Sequence[Claim]) -> list[Claim]:
         """Renew the leases of `claims`; returns those that are no longer the worker's."""

@@ -23,7 +23,7 @@ from codetune.jobs.follow import Event, place_of, read_on
 from codetune.jobs.limits import checked
 from codetune.jobs.process import LOG
 from codetune.jobs.rows import add_event, clock, is_sqlite
-from codetune.jobs.work import KINDS
+from codetune.jobs.work import KINDS, Work
 from codetune.project import ProjectConfig
 from codetune.registry.access import Action, Actor, readable, require, require_role
 from codetune.registry.cards import Registry
@@ -36,6 +36,7 @@ from codetune.tracing import REQUEST_ID
 
 POLL = 0.3  # seconds between two looks for news of a job that is followed
 PING = 15.0  # seconds of silence after which a follower is told that the line still stands
+_NOT_KEPT = ("kind", "collected", "token")  # of work, in a job's parameters
 _ALIVE = 60.0  # seconds since a worker was heard of
 
 
@@ -82,8 +83,6 @@ class Jobs:
             QuotaError: the actor has as many jobs waiting as they may.
         """
         require_role(actor, "create")
-        if priority > 0:
-            require_role(actor, "manage")
         work = checked(
             actor,
             kind,
@@ -94,16 +93,29 @@ class Jobs:
             owners=Owners(self._database),
             folder=folder,
         )
-        parameters = {k: v for k, v in asdict(work).items() if k not in ("kind", "collected")}
+        return self.enqueue(actor, work, priority=priority)
+
+    def enqueue(self, actor: Actor, work: Work, *, priority: int = 0) -> Job:
+        """Put work into the queue whose paths and names the caller has found to be the actor's.
+
+        Raises:
+            ForbiddenError: the actor may not have jobs, or not before others.
+            ConflictError: the model's name is somebody else's.
+            QuotaError: the actor has as many jobs waiting as they may.
+        """
+        require_role(actor, "create")
+        if priority > 0:
+            require_role(actor, "manage")
+        parameters = {k: v for k, v in asdict(work).items() if k not in _NOT_KEPT}
         with self._database.write() as session:
             _hold_owner(session, actor.id)
             self._check_quota(session, actor.id)
             name = work.config.get("name")
-            if kind == "tune" and name is not None:
+            if work.kind == "tune" and name is not None:
                 claim(session, actor, name)
             now = clock(session)
             job = Job(
-                kind=kind,
+                kind=work.kind,
                 owner_id=actor.id,
                 parameters=parameters,
                 priority=priority,

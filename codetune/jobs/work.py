@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from codetune.jobs.reports import Reporter
     from codetune.project import ProjectConfig
 
+# What brings a registered model out; `source` is its id.
+DELIVERIES: Mapping[str, tuple[str, ...]] = {
+    "export": ("export",),
+    "push": ("export", "upload"),
+    "ollama": ("export", "load"),
+}
 # What each kind of job makes, in this order. Stages that are finished are found, not made anew:
 # whatever ended the attempt before, the next one goes on at the interrupted stage and step.
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -24,6 +30,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("collect", "clean", "build"),
     "evaluate": ("collect", "clean", "build", "train", "evaluate"),
     "tune": ("collect", "clean", "build", "train", "evaluate", "register"),
+    **DELIVERIES,
 }
 
 
@@ -32,10 +39,11 @@ class Work:
     """What is to be done, as it stands in the job's row: everything that a child needs."""
 
     kind: str
-    source: str  # an address or a path; of a "pull" the base's name
-    config: Mapping[str, Any]  # of ProjectConfig; only what differs from the defaults
+    source: str  # an address or a path; of a "pull" the base's name, of a delivery the model's id
+    config: Mapping[str, Any]  # of ProjectConfig, only what differs; of a delivery its own
     folder: str | None = None  # relative paths of the options begin here
     collected: str | None = None  # the source as an earlier attempt has seen it
+    token: str | None = field(default=None, repr=False)  # of a hub; given by the worker, never kept
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -52,6 +60,10 @@ def do(work: Work, reporter: Reporter) -> dict[str, Any]:
     """
     if work.kind == "pull":
         return _pull(work.source, reporter)
+    if work.kind in DELIVERIES:
+        from codetune.jobs.deliver import deliver
+
+        return deliver(work, reporter)
     from codetune.pipeline import Journey, tuned
     from codetune.project import ProjectConfig
 

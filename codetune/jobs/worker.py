@@ -25,6 +25,7 @@ from codetune.jobs.process import Child, scrubbed
 from codetune.jobs.queue import Claim, Member, Queue
 from codetune.jobs.running import Attempt
 from codetune.jobs.tidying import forget_ended
+from codetune.jobs.tokens import with_token
 from codetune.store.database import Database
 
 POLL = 0.5  # seconds between two looks for new jobs and cancelled ones
@@ -167,7 +168,7 @@ class Worker:
         environment |= {"CODETUNE_HOME": str(self._jobs.parent)}
         child = Child(
             claim.job,
-            claim.work,
+            with_token(claim, self._database, self._jobs.parent),
             self._jobs / claim.job,
             environment=environment | devices(slot, self.slots, environment),
             nice=self.options.nice,

@@ -1,4 +1,4 @@
-"""Secrets in the table of settings: opened for use, and sealed where they are still plain."""
+"""Secrets in the table of settings that are still plain, sealed."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ from contextlib import closing
 
 from sqlalchemy import select, update
 
+from codetune.accounts.sealed import purpose_of
 from codetune.accounts.vault import Vault
 from codetune.store.database import Database
 from codetune.store.settings import Setting
-
-
-def opened(vault: Vault, row: Setting) -> str:
-    """The value of a secret, for whoever has to use it.
-
-    Raises:
-        StoreError: the server's key does not open it.
-    """
-    return vault.open(str(row.value["sealed"]), purpose_of(row.owner_id, row.name))
 
 
 def seal_all(database: Database, vault: Vault) -> int:
@@ -47,8 +39,3 @@ def seal_all(database: Database, vault: Vault) -> int:
         with closing(database.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return count
-
-
-def purpose_of(owner_id: str, name: str) -> str:
-    """What a secret is sealed for: a row of another user's, or of another name, does not open."""
-    return f"{name} of {owner_id}"

@@ -11,11 +11,11 @@ from datetime import datetime
 
 from sqlalchemy import delete, select
 
+from codetune.accounts.sealed import HUB_TOKEN, purpose_of
 from codetune.accounts.vault import Vault
 from codetune.errors import BadRequestError, NotFoundError, nearest
 from codetune.registry.access import Actor, require_role
 from codetune.store.settings import Setting
-from codetune.workspace.sealing import purpose_of
 from codetune.workspace.workspace import Workspace
 
 WEBHOOK_SECRET = "webhook.secret"  # noqa: S105 - its name
@@ -36,6 +36,12 @@ SETTINGS: Mapping[str, Known] = {
         "What your repository's host signs its calls of /webhook/github with.",
         secret=True,
         shortest=16,
+    ),
+    HUB_TOKEN: Known(
+        "Token of the Hugging Face hub that your models are uploaded with: it needs the right to "
+        "write.",
+        secret=True,
+        shortest=8,
     ),
 }
 

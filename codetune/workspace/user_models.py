@@ -77,6 +77,23 @@ class UserModels:
         assert found is not None
         return found
 
+    def find(self, actor: Actor, ref: str, action: Action) -> ModelCard:
+        """The version that an id, a name or "name:version" stands for, if the actor may do this.
+
+        Raises:
+            NotFoundError, ForbiddenError
+        """
+        asked, _, version = ref.partition(":")
+        with self._work.database.session() as session:
+            models = self._visible(session, actor)
+        named = {name: model for model in models for name in (model.name, model.id)}
+        found = named.get(saved_as(actor, asked)) or named.get(asked)
+        found = require(actor, action, found, f"model '{ref}'")
+        assert found is not None
+        if not version:
+            return found.current
+        return _version(found, int(version) if version.isascii() and version.isdigit() else 0)
+
     def save(self, actor: Actor, tuning_id: str, name: str, description: str = "") -> UserModel:
         """Keep a finished tuning's model under a name.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from codetune.accounts.sealed import opened
 from codetune.accounts.users import actor_of
 from codetune.accounts.vault import Vault
 from codetune.errors import BadRequestError, LoginError, SourceError, StoreError
@@ -25,7 +26,6 @@ from codetune.store.settings import Setting
 from codetune.store.sources import Source
 from codetune.store.users import User
 from codetune.workspace.orders import Order, Orders
-from codetune.workspace.sealing import opened
 from codetune.workspace.settings import WEBHOOK_SECRET
 from codetune.workspace.workspace import Workspace
 

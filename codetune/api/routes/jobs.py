@@ -33,7 +33,7 @@ ACCESS: Access = {
     "POST /api/v1/jobs/{job_id}/retry": "write",
 }
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-Kind = Literal["pull", "ingest", "dataset", "evaluate", "tune"]
+Kind = Literal["pull", "ingest", "dataset", "evaluate", "tune", "export", "push", "ollama"]
 
 
 class JobSeen(BaseModel):

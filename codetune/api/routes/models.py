@@ -1,4 +1,4 @@
-"""Models that may be asked: bases, one's own, and shared ones; and bases that are fetched."""
+"""Models that may be asked; bases that are fetched, and models of one's own that are uploaded."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from fastapi import APIRouter, Query, Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front, not_listed
 from codetune.api.permissions import Access
+from codetune.api.routes.exports import noted
 from codetune.api.routes.jobs import JobSeen, queued
-from codetune.api.routes.shapes import Key, Listing, Part, listing, refusals
+from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
+from codetune.export.config import Precision
 from codetune.serving.catalog import Listed
+from codetune.workspace.deliveries import Deliveries, options_of
 from codetune.workspace.orders import Order
 from codetune.workspace.pages import slice_of
 from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
     "POST /api/v1/models/pull": "create",
+    "POST /api/v1/models/push": "share",
     "GET /api/v1/models": "use",
     "GET /api/v1/models/{name:path}": "use",
 }
@@ -36,6 +41,32 @@ class Pull(BaseModel):
         validation_alias=AliasChoices("model", "repo_id", "name"),
         description="owner/name of the Hugging Face hub, or a folder that the administrator "
         "allows; also as 'repo_id' or 'name'.",
+    )
+
+
+class Push(BaseModel):
+    """A model of yours that is to be uploaded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(
+        min_length=1,
+        max_length=128,
+        validation_alias=AliasChoices("model", "name"),
+        description="Its id, name or name:version; also as 'name'.",
+    )
+    repo_id: str = Field(
+        min_length=3,
+        max_length=200,
+        validation_alias=AliasChoices("repo_id", "repository"),
+        description="owner/name on the hub; also as 'repository'.",
+    )
+    private: bool = Field(True, description="Whether it is made, and has to be, private.")
+    dtype: Precision | None = Field(None, description="Precision of the weights; auto by default.")
+    endpoint: str | None = Field(
+        None,
+        max_length=512,
+        description="Another hub: with accounts, one that the administrator names.",
     )
 
 
@@ -59,6 +90,21 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         """Queue a job that fetches a base to tune on: safetensors only, and no code."""
         order = Order("pull", source=body.model)
         return queued(workspace, request, key, body, order)
+
+    deliveries = Deliveries(workspace)
+
+    @router.post("/push", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
+    def push(request: Request, body: Push, key: Key = None) -> Response:
+        """Queue a job that exports a model, compares it, and uploads it with your hub.token."""
+        options = options_of({"dtype": body.dtype})
+
+        def make() -> JobSeen:
+            more = {"endpoint": body.endpoint, "public": not body.private}
+            job = deliveries.push(actor_of(request), body.model, options, body.repo_id, **more)
+            act, place = "model.push", body.repo_id
+            return noted(workspace, request, act, job, repository=place, private=body.private)
+
+        return created(workspace, request, key, body.model_dump(), make, status=202)
 
     @router.get("", responses=refusals())
     async def list_models(

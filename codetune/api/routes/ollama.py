@@ -1,4 +1,4 @@
-"""The tuning backend's paths for Ollama: its models, conversations with them, and fetching one.
+"""The tuning backend's paths for Ollama: its models, conversations, fetching and making one.
 
 This server speaks Ollama's own API itself (`api.dialects.ollama`); here its models stand beside
 those of the Ollama servers among its engines.
@@ -6,7 +6,7 @@ those of the Ollama servers among its engines.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,23 +14,31 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from codetune.api.auth import actor_of
 from codetune.api.dialects import ollama
 from codetune.api.dialects.bodies import ASKING, described, line
 from codetune.api.dialects.front import Front
 from codetune.api.dialects.ollama_models import as_listed
 from codetune.api.dialects.ollama_requests import ChatRequest
 from codetune.api.permissions import Access
-from codetune.api.routes.shapes import refusals
+from codetune.api.routes.exports import noted
+from codetune.api.routes.jobs import JobSeen
+from codetune.api.routes.shapes import Key, created, refusals
 from codetune.api.stream import LINES, EventStream, while_connected
 from codetune.errors import ConflictError, NotFoundError, ServingError, nearest
+from codetune.export.config import Quantisation
+from codetune.export.ollama import DEFAULT_URL
 from codetune.serving.complete import REMOTE
 from codetune.serving.engines.remote import RemoteEngine
+from codetune.workspace.deliveries import Deliveries, options_of
 from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
     "GET /api/v1/ollama/models": "use",
     "POST /api/v1/ollama/chat": "use",
-    "POST /api/v1/ollama/pull": "manage",  # it fills the disk of another server
+    # They fill the disk of another server.
+    "POST /api/v1/ollama/pull": "manage",
+    "POST /api/v1/ollama/create": "manage",
 }
 Said = dict[str, Any]
 _UNUSABLE = {422: "A field of the body cannot be used."}
@@ -44,6 +52,21 @@ class Pull(BaseModel):
     model: str = Field(min_length=1, max_length=512, validation_alias=AliasChoices("model", "name"))
     engine: str | None = Field(
         None, max_length=64, description="Which one, where there are several."
+    )
+
+
+class Create(BaseModel):
+    """A model of the registry that an Ollama server is to have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(min_length=1, max_length=128, description="Its id, name or name:version.")
+    name: str | None = Field(
+        None, max_length=200, description="What it is called in Ollama; as here by default."
+    )
+    quantize: Quantisation | None = Field(None, description="Of its matrices; f16 by default.")
+    engine: str | None = Field(
+        None, max_length=64, description="Which server, where there are several."
     )
 
 
@@ -96,10 +119,34 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         first = await while_connected(request, _first(said))  # what fails at once has its status
         return EventStream(_lines(first, said), LINES)
 
+    _creating(router, workspace, servers)
     return router
 
 
-def _server(servers: dict[str, RemoteEngine], name: str | None) -> RemoteEngine:
+def _creating(router: APIRouter, workspace: Workspace, servers: Mapping[str, RemoteEngine]) -> None:
+    deliveries = Deliveries(workspace)
+
+    @router.post("/create", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
+    def create(request: Request, body: Create, key: Key = None) -> Response:
+        """Queue a job that exports a model as GGUF, compares it, and has Ollama load it."""
+        options = options_of({"format": "gguf", "quantise": body.quantize})
+
+        def make() -> JobSeen:
+            actor = actor_of(request)
+            url, variable = DEFAULT_URL, None
+            if servers or body.engine is not None or not actor.is_local:
+                engine = _server(servers, body.engine).options
+                url, variable = engine.root, engine.key_variable
+            name = body.name or body.model.partition(":")[0].lower()
+            job = deliveries.load(
+                actor, body.model, options, name=name, url=url, key_variable=variable
+            )
+            return noted(workspace, request, "model.ollama", job, name=name)
+
+        return created(workspace, request, key, body.model_dump(), make, status=202)
+
+
+def _server(servers: Mapping[str, RemoteEngine], name: str | None) -> RemoteEngine:
     """The server that is meant.
 
     Raises:

@@ -1,0 +1,194 @@
+"""Exports as others take them in: an Ollama server, and a hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from codetune.cli.main import cli
+from codetune.delivery import export_model, load_into_ollama, push_export
+from codetune.errors import ConfigError, ExportError, UnsafeModelError
+from codetune.export.config import ExportOptions
+from codetune.export.export import Exported
+from codetune.export.hub import Destination
+from codetune.export.ollama import Server, check_name
+from codetune.progress import Progress, Quiet
+from codetune.registry.cards import Registry
+from tests.unit.export.servers import Hub, Ollama, served
+
+# huggingface_hub 2.4 gives its HTTP library bytes in a way that this one no longer likes.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def gguf_export(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    pytest.importorskip("gguf", reason="GGUF is written with the extra 'gguf'")
+    target = tmp_path_factory.mktemp("gguf") / "out"
+    return export_model(registry, "shop", ExportOptions(format="gguf"), target, Progress())
+
+
+@pytest.fixture(scope="module")
+def whole(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    target = tmp_path_factory.mktemp("whole") / "out"
+    return export_model(registry, "shop", ExportOptions(), target, Progress())
+
+
+@pytest.fixture
+def ollama() -> Iterator[Ollama]:
+    state = Ollama()
+    with served(state):
+        yield state
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    state = Hub()
+    with served(state):
+        yield state
+
+
+class Said(Quiet):
+    """Keeps the lines that stay."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_a_model_of_ollama(registry: Registry, gguf_export: Exported, ollama: Ollama) -> None:
+    """Bytes under their digest, the template and the stops; what is there is not sent twice."""
+    for expected in (
+        ["HEAD /api/blobs/sha256", "POST /api/blobs/sha256", "POST /api/create", "POST /api/show"],
+        ["HEAD /api/blobs/sha256", "POST /api/create", "POST /api/show"],
+    ):
+        ollama.calls.clear()
+        made = load_into_ollama(registry, gguf_export, Server(ollama.url), "shop", Progress())
+        assert ollama.calls == expected
+    assert made == {
+        "model": "shop:1",
+        "ollama": "shop",
+        "url": ollama.url,
+        "file": "shop-f16.gguf",
+    }
+    data = (gguf_export.folder / "shop-f16.gguf").read_bytes()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert ollama.blobs[digest] == data
+    created = ollama.models["shop"]
+    assert created["files"] == {"shop-f16.gguf": digest}
+    assert created["parameters"]["num_ctx"] == 2048
+    assert created["parameters"]["stop"][0] == "<|endoftext|>"
+    modelfile = (gguf_export.folder / "Modelfile").read_text()
+    assert f'TEMPLATE """{created["template"]}"""' in modelfile
+
+
+def test_what_ollama_refuses_is_said(
+    registry: Registry, gguf_export: Exported, ollama: Ollama
+) -> None:
+    ollama.refuses = "no space left"
+    with pytest.raises(ExportError, match="does not create 'shop': no space left"):
+        load_into_ollama(registry, gguf_export, Server(ollama.url), "shop", Progress())
+    with pytest.raises(ExportError, match="cannot be used") as raised:
+        load_into_ollama(registry, gguf_export, Server("http://127.0.0.1:9"), "shop", Progress())
+    assert "--url" in raised.value.advice
+    for name in ("../shop", "Shop", "a b", "x" * 201, "", "a//b", "-x"):
+        with pytest.raises(ConfigError, match="name of a model in Ollama"):
+            check_name(name)
+    for url in ("file:///etc", "localhost:1", "http://me:key@localhost", "http://"):
+        with pytest.raises(ConfigError):
+            Server(url)
+
+
+def test_a_repository_of_a_hub(whole: Exported, hub: Hub) -> None:
+    """Private, in one commit, listed first; a second push leaves no weights of the first."""
+    sink = Said()
+    destination = Destination("team/shop", hub.url, "hf_right")
+    made = push_export(whole, destination, Progress(sink))
+    assert made["commit"] == f"{hub.url}/team/shop/commit/{'a' * 40}"
+    assert hub.visibility["team/shop"] == "private"
+    sent = {path.name: path.read_bytes() for path in whole.folder.iterdir()}
+    assert hub.files["team/shop"] == sent
+    assert [line.split()[0] for line in sink.lines] == sorted(sent)
+    assert hub.calls[0] == "POST /api/repos/create"
+    hub.files["team/shop"]["model-00002-of-00002.safetensors"] = b"old"
+    push_export(whole, destination, Progress())
+    assert hub.files["team/shop"] == sent
+
+
+def test_what_the_hub_refuses_is_said(whole: Exported, hub: Hub) -> None:
+    with pytest.raises(ExportError, match="does not take team/shop") as raised:
+        push_export(whole, Destination("team/shop", hub.url, "hf_wrong"), Progress())
+    assert "hub.token" in raised.value.advice
+    assert "hf_wrong" not in str(raised.value)
+    hub.public.add("team/open")
+    with pytest.raises(ExportError, match="can be read by everybody"):
+        push_export(whole, Destination("team/open", hub.url, "hf_right"), Progress())
+    assert hub.files["team/open"] == {}
+    push_export(whole, Destination("team/open", hub.url, "hf_right", public=True), Progress())
+    assert "model.safetensors" in hub.files["team/open"]
+
+
+@pytest.mark.parametrize(
+    "name", ["shop", "../shop", "a/b/c", "team/../x", "team/-x", "", "a/b.git"]
+)
+def test_names_that_try_a_path_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="repository of the hub"):
+        Destination(name)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://hub.example.com", "https://me:key@x.org", "ftp://localhost", "hub.example.com"]
+)
+def test_a_token_goes_nowhere_in_the_clear(url: str) -> None:
+    with pytest.raises(ConfigError, match="address of a hub"):
+        Destination("team/shop", url)
+
+
+def test_pickles_are_never_uploaded(whole: Exported, hub: Hub) -> None:
+    bad = whole.folder / "pytorch_model.bin"
+    bad.write_bytes(b"\x80\x04.")
+    try:
+        with pytest.raises(UnsafeModelError, match="pytorch_model"):
+            push_export(whole, Destination("team/shop", hub.url, "hf_right"), Progress())
+    finally:
+        bad.unlink()
+    assert hub.calls == []
+
+
+def run(home: Path, *arguments: str, code: int = 0) -> dict[str, object]:
+    environment = {"CODETUNE_HOME": str(home), "HF_TOKEN": "hf_right"}
+    result = CliRunner().invoke(cli, arguments, env=environment)
+    assert result.exit_code == code, (result.output, result.exception)
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+def test_the_commands(home: Path, hub: Hub, ollama: Ollama, tmp_path: Path) -> None:
+    """Each way of `codetune export`, and `codetune push` without and with sending."""
+    out = tmp_path / "new" / "out"
+    made = run(home, "export", "shop", "--out", str(out), "--json")
+    assert (made["model"], made["folder"]) == ("shop:1", str(out))
+    assert (out / "model.safetensors").is_file()
+    dry = run(home, "push", "shop", "team/x", "--endpoint", hub.url, "--dry-run", "--json")
+    assert "model.safetensors" in str(dry["files"])
+    assert hub.calls == []
+    ended = run(
+        home, "export", "shop", "--format", "ollama", "--url", ollama.url, "--name", "x:q8",
+        "--quantize", "q8_0", "--json",
+    )  # fmt: skip
+    assert ended["ollama"] == "x:q8"
+    assert list(ollama.models) == ["x:q8"]
+    assert list((home / "cache").iterdir()) == []
+    refused = CliRunner().invoke(
+        cli,
+        ["export", "shop", "--quantize", "q8_0"],
+        env={"CODETUNE_HOME": str(home)},
+    )
+    assert isinstance(refused.exception, ConfigError)
+    assert "for format gguf" in str(refused.exception)
