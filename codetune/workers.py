@@ -12,6 +12,7 @@ all: it forks the others, when it has done so and before it starts any thread.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import json
@@ -23,6 +24,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
@@ -33,6 +35,7 @@ Result = TypeVar("Result")
 
 _MOST = 16  # processes: above it, the one that writes is the limit
 _AHEAD = 4  # items for each process that are read before their turn
+_PIPE = 1 << 20  # bytes: what Linux allows everybody
 _PATIENCE = 1.0  # seconds for idle processes to end
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl(2)
 
@@ -188,7 +191,7 @@ def _start(count: int, needed: Sequence[str]) -> list[_Worker]:
 
 def _family(count: int, needed: Sequence[str]) -> list[_Worker]:
     """A child that imports what is needed, and the `count - 1` others that it forks then."""
-    requests, answers = ([os.pipe() for _ in range(count)] for _ in range(2))
+    requests, answers = ([_pipe() for _ in range(count)] for _ in range(2))
     theirs = [(request[0], answer[1]) for request, answer in zip(requests, answers, strict=True)]
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     # Memory in large pages: a process that reads all day spends its time on page tables.
@@ -207,6 +210,15 @@ def _family(count: int, needed: Sequence[str]) -> list[_Worker]:
             os.close(end)
     ours = zip(requests, answers, strict=True)
     return [_Worker(process, request[1], answer[0]) for request, answer in ours]
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe that holds a whole item, where the system allows it: nobody waits in its middle."""
+    ends = os.pipe()
+    if sys.platform == "linux":
+        with suppress(OSError):  # more than this user may have
+            fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, _PIPE)
+    return ends
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:
