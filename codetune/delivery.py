@@ -73,6 +73,22 @@ def load_into_ollama(
     return {"model": made.model, "ollama": name, "url": server.url, "file": file.name}
 
 
+def load_file_into_ollama(
+    path: Path, server: Server, name: str, progress: Progress
+) -> dict[str, Any]:
+    """Make a GGUF file, or the one that a Modelfile names, a model of an Ollama server.
+
+    Raises:
+        ExportError: it cannot be used, or the server cannot be reached, or refuses.
+    """
+    from codetune.export import ollama
+    from codetune.export.reading import read_model
+
+    file, spec = read_model(path)
+    ollama.create(server, name, file, spec, progress)
+    return {"ollama": name, "url": server.url, "file": file.name}
+
+
 def push_export(made: Exported, destination: Destination, progress: Progress) -> dict[str, Any]:
     """Upload an export's folder to a hub.
 

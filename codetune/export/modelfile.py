@@ -90,6 +90,7 @@ class Spec:
     template: str
     parameters: Mapping[str, Any]
     licence: str = ""
+    system: str = ""
 
     def text(self, file: str) -> str:
         """As a Modelfile beside the file."""

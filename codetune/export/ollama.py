@@ -114,12 +114,15 @@ def _make(
     body: dict[str, Any] = {
         "model": name,
         "files": {file: digest},
-        "template": spec.template,
-        "parameters": dict(spec.parameters),
         "stream": True,
     }
-    if spec.licence:
-        body["license"] = spec.licence
+    more = {
+        "template": spec.template,  # without one Ollama goes by the file's own
+        "parameters": dict(spec.parameters),
+        "license": spec.licence,
+        "system": spec.system,
+    }
+    body |= {key: value for key, value in more.items() if value}
     last = ""
     with client.stream("POST", "/api/create", json=body) as reply:
         if reply.is_error:

@@ -17,6 +17,7 @@ from codetune.registry.cards import Registry
 
 if TYPE_CHECKING:
     from codetune.export.export import Exported
+    from codetune.export.ollama import Server
     from codetune.jobs.reports import Reporter
     from codetune.jobs.work import Work
 
@@ -34,6 +35,9 @@ def deliver(work: Work, reporter: Reporter) -> dict[str, Any]:
     from codetune.jobs.work import DELIVERIES
 
     stages = DELIVERIES[work.kind]
+    if work.config.get("is_file"):
+        reporter.stage(stages[1], 1, len(stages))
+        return _load_file(work, reporter)
     reporter.stage(stages[0], 0, len(stages))
     options = ExportOptions.load(work.config["export"], "the job's options")
     registry = Registry(home())
@@ -72,10 +76,20 @@ def _push(work: Work, made: Exported, reporter: Reporter) -> dict[str, Any]:
 
 def _load(work: Work, made: Exported, reporter: Reporter) -> dict[str, Any]:
     from codetune.delivery import load_into_ollama
+
+    server, name = _server(work), str(work.config["name"])
+    return load_into_ollama(Registry(home()), made, server, name, reporter.progress)
+
+
+def _load_file(work: Work, reporter: Reporter) -> dict[str, Any]:
+    from codetune.delivery import load_file_into_ollama
+
+    place, name = Path(work.source), str(work.config["name"])
+    return load_file_into_ollama(place, _server(work), name, reporter.progress)
+
+
+def _server(work: Work) -> Server:
     from codetune.export.ollama import Server
 
     variable = work.config["key_variable"]
-    key = os.environ.get(variable) if variable else None
-    server = Server(work.config["url"], key)
-    name = str(work.config["name"])
-    return load_into_ollama(Registry(home()), made, server, name, reporter.progress)
+    return Server(work.config["url"], os.environ.get(variable) if variable else None)

@@ -77,6 +77,17 @@ def settled_source(
     return source
 
 
+def settled_path(actor: Actor, path: str, roots: Iterable[str], what: str) -> Path:
+    """The real path that `path` is, if the actor may have it read; `what` names the field.
+
+    Raises:
+        UnsafeSourceError: it is below none of `roots`, and the actor is not this machine's user.
+    """
+    if actor.is_local:
+        return Path(path).expanduser().resolve()
+    return _below(path, roots, what)
+
+
 def label_of(source: str) -> str:
     """What a model is called after its source, when nobody has named it."""
     last = source.rstrip("/").removesuffix(".git").rsplit("/", 1)[-1].rsplit(":", 1)[-1]

@@ -12,7 +12,9 @@ from codetune.errors import BadRequestError, ConfigError, ConflictError, NotFoun
 from codetune.export.config import ExportOptions
 from codetune.export.hub import check_endpoint, check_repository
 from codetune.export.ollama import Server, check_name
+from codetune.export.reading import read_model
 from codetune.jobs.deliver import FOLDER
+from codetune.jobs.limits import settled_path
 from codetune.jobs.work import Work
 from codetune.registry.access import Actor
 from codetune.store.jobs import Job
@@ -88,6 +90,24 @@ class Deliveries:
             "key_variable": key_variable,
         }
         return self._queue(actor, "ollama", card.id, options, wanted)
+
+    def load_file(
+        self, actor: Actor, path: str, *, name: str, url: str, key_variable: str | None
+    ) -> Job:
+        """Queue the creation of a GGUF file, or of a Modelfile's, as `name` in Ollama.
+
+        Raises:
+            UnsafeSourceError: it lies where the actor may have nothing read.
+            ExportError: it is neither, or names a file that is not there.
+            ConfigError: Ollama takes no such name.
+        """
+        roots = self._work.jobs.options.roots
+        place = settled_path(actor, path, roots, "path")
+        file, _ = read_model(place)
+        settled_path(actor, str(file), roots, "path (its FROM)")
+        wanted = {"name": check_name(name), "url": Server(url).url, "key_variable": key_variable}
+        work = Work("ollama", str(place), {"is_file": True, **wanted})
+        return self._work.jobs.enqueue(actor, work)
 
     def file(self, actor: Actor, job_id: str, name: str) -> Path:
         """A file that an export has made.

@@ -25,7 +25,7 @@ from codetune.api.routes.exports import noted
 from codetune.api.routes.jobs import JobSeen
 from codetune.api.routes.shapes import Key, created, refusals
 from codetune.api.stream import LINES, EventStream, while_connected
-from codetune.errors import ConflictError, NotFoundError, ServingError, nearest
+from codetune.errors import BadRequestError, ConflictError, NotFoundError, ServingError, nearest
 from codetune.export.config import Quantisation
 from codetune.export.ollama import DEFAULT_URL
 from codetune.serving.complete import REMOTE
@@ -60,7 +60,16 @@ class Create(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(min_length=1, max_length=128, description="Its id, name or name:version.")
+    model: str | None = Field(
+        None, min_length=1, max_length=128, description="Its id, name or name:version."
+    )
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Instead: a Modelfile or GGUF file on the server, with accounts below a "
+        "folder that the administrator names.",
+    )
     name: str | None = Field(
         None, max_length=200, description="What it is called in Ollama; as here by default."
     )
@@ -128,7 +137,10 @@ def _creating(router: APIRouter, workspace: Workspace, servers: Mapping[str, Rem
 
     @router.post("/create", status_code=202, response_model=JobSeen, responses=refusals(409, 429))
     def create(request: Request, body: Create, key: Key = None) -> Response:
-        """Queue a job that exports a model as GGUF, compares it, and has Ollama load it."""
+        """Queue a job that exports a model as GGUF, compares it, and has Ollama load it.
+
+        With 'path' nothing is exported: a file that is there already is loaded as it is.
+        """
         options = options_of({"format": "gguf", "quantise": body.quantize})
 
         def make() -> JobSeen:
@@ -137,10 +149,14 @@ def _creating(router: APIRouter, workspace: Workspace, servers: Mapping[str, Rem
             if servers or body.engine is not None or not actor.is_local:
                 engine = _server(servers, body.engine).options
                 url, variable = engine.root, engine.key_variable
-            name = body.name or body.model.partition(":")[0].lower()
-            job = deliveries.load(
-                actor, body.model, options, name=name, url=url, key_variable=variable
-            )
+            name = body.name or (body.model or "").partition(":")[0].lower()
+            place: dict[str, Any] = {"name": name, "url": url, "key_variable": variable}
+            if (body.model is None) == (body.path is None):
+                raise BadRequestError("Say either 'model' or 'path'.", param="model")
+            if body.path is not None:
+                job = deliveries.load_file(actor, body.path, **place)
+            else:
+                job = deliveries.load(actor, str(body.model), options, **place)
             return noted(workspace, request, "model.ollama", job, name=name)
 
         return created(workspace, request, key, body.model_dump(), make, status=202)

@@ -113,6 +113,10 @@ def test_what_cannot_be_asked_for(office: Office, hub: Hub) -> None:
     office("ada", EXPORT, 422, json={"model": "shop", "format": "exe"})
     office("root1", CREATE, 422, json={"model": "ada/shop", "name": "../x"})
     office("root1", CREATE, 404, json={"model": "ada/shop", "engine": "none"})
+    office("root1", CREATE, 422, json={"name": "x"})
+    office("root1", CREATE, 422, json={"name": "x", "model": "ada/shop", "path": "/x"})
+    answer = office("root1", CREATE, 422, json={"name": "x", "path": "/etc/passwd"})
+    assert "paths of the server" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -86,7 +86,7 @@ class Ollama:
         return 201, b""
 
     def _create(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        allowed = {"model", "files", "template", "parameters", "license", "stream"}
+        allowed = {"model", "files", "template", "parameters", "license", "system", "stream"}
         if not asked.keys() <= allowed:
             return 400, {"error": f"unknown: {asked.keys() - allowed}"}
         for name, digest in asked["files"].items():

@@ -6,17 +6,27 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
+from codetune.cli import export as commands
 from codetune.cli.main import cli
-from codetune.delivery import export_model, load_into_ollama, push_export
+from codetune.delivery import (
+    export_model,
+    load_file_into_ollama,
+    load_into_ollama,
+    push_export,
+)
 from codetune.errors import ConfigError, ExportError, UnsafeModelError
-from codetune.export.config import ExportOptions
+from codetune.export.config import ExportOptions, Precision, Quantisation
 from codetune.export.export import Exported
 from codetune.export.hub import Destination
+from codetune.export.modelfile import Spec
 from codetune.export.ollama import Server, check_name
+from codetune.export.parity import ROUNDING
+from codetune.export.reading import read_model
 from codetune.progress import Progress, Quiet
 from codetune.registry.cards import Registry
 from tests.unit.export.servers import Hub, Ollama, served
@@ -192,3 +202,47 @@ def test_the_commands(home: Path, hub: Hub, ollama: Ollama, tmp_path: Path) -> N
     )
     assert isinstance(refused.exception, ConfigError)
     assert "for format gguf" in str(refused.exception)
+
+
+def test_a_modelfile_that_is_there_already(
+    gguf_export: Exported, ollama: Ollama, tmp_path: Path
+) -> None:
+    """Our own Modelfile read back is what was written; a GGUF file alone needs none."""
+    server = Server(ollama.url)
+    load_file_into_ollama(gguf_export.folder / "Modelfile", server, "one", Progress())
+    written = (gguf_export.folder / "Modelfile").read_text()
+    created = ollama.models["one"]
+    assert f'TEMPLATE """{created["template"]}"""' in written
+    assert created["parameters"]["stop"][:2] == ["<|endoftext|>", "<|im_end|>"]
+    assert created["parameters"]["num_ctx"] == 2048
+    file = gguf_export.folder / "shop-f16.gguf"
+    load_file_into_ollama(file, server, "two", Progress())
+    assert ollama.models["two"].keys() == {"model", "files", "stream"}
+    own = tmp_path / "Modelfile"
+    own.write_text(f'# mine\nfrom {file}\nSYSTEM "Be brief."\nPARAMETER temperature 0.5\n')
+    assert read_model(own) == (file, Spec("", {"temperature": 0.5}, "", "Be brief."))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("TEMPLATE x\n", "names no GGUF file"),
+        ("FROM llama3\n", "names no GGUF file"),
+        ("FROM ./Modelfile\n", "is no GGUF file"),
+        ("FROM ./cut.gguf\n", "is no GGUF file"),
+        ("FROM ./x\nADAPTER ./y\n", "line 2: ADAPTER"),
+        ('FROM ./x\nTEMPLATE """no end\n', "Line 2"),
+        ("\x00\x01", "Line 1"),
+    ],
+)
+def test_what_is_no_model_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_text(text)
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 16)
+    with pytest.raises(ExportError, match=said):
+        read_model(tmp_path / "Modelfile")
+
+
+def test_the_commands_know_every_option() -> None:
+    assert get_args(Quantisation) == commands.QUANTISATIONS
+    assert get_args(Precision) == commands.PRECISIONS
+    assert set(commands.QUANTISATIONS) | set(commands.PRECISIONS) == {"auto", *ROUNDING}
