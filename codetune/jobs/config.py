@@ -76,6 +76,20 @@ class JobOptions(Options):
         description="Days after which an ended job is forgotten, with its events and its log; "
         "0: never. The jobs that made the registered models stay.",
     )
+    keep_completions: float = option(
+        180.0,
+        ge=0,
+        description="Days after which a completion is forgotten, with what the editor said of it; "
+        "0: never.",
+    )
+    keep_usage: float = option(
+        730.0,
+        ge=0,
+        description="Days after which a day's usage of each user and model is forgotten; 0: never.",
+    )
+    keep_audit: float = option(
+        1825.0, ge=0, description="Days after which the audit log's entries go; 0: never."
+    )
     log_megabytes: float = option(
         10.0,
         gt=0,

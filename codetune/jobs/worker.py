@@ -23,13 +23,14 @@ from codetune.jobs.config import JobOptions
 from codetune.jobs.presence import Presence, machine
 from codetune.jobs.process import Child, scrubbed
 from codetune.jobs.queue import Claim, Member, Queue
+from codetune.jobs.retention import forget_old
 from codetune.jobs.running import Attempt
 from codetune.jobs.tidying import forget_ended
 from codetune.jobs.tokens import with_token
 from codetune.store.database import Database
 
 POLL = 0.5  # seconds between two looks for new jobs and cancelled ones
-_TIDY = 3600.0  # seconds between two looks for jobs to forget
+_TIDY = 3600.0  # seconds between two looks for what is to be forgotten
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +56,8 @@ class Worker:
         self._running: dict[int, Attempt] = {}  # by slot
         self._stopping = threading.Event()
         self._heard = selectors.DefaultSelector()
-        self._beaten = self._reaped = self._tidied = float("-inf")
+        self._beaten = self._reaped = float("-inf")
+        self._tidied: dict[str, float] = {}  # when nothing was left to forget, by what it is
 
     def stop(self, *_: object) -> None:
         """End soon: the jobs go back into the queue. A handler of signals, too."""
@@ -141,15 +143,23 @@ class Worker:
 
     def _tidy(self) -> None:
         """Some of what is to be forgotten at each turn; an hour's rest when nothing is."""
-        now = time.monotonic()
-        if not self.options.keep_days or now - self._tidied < _TIDY:
-            return
-        try:
-            if forget_ended(self._database, self._jobs.parent, self.options.keep_days):
-                return
-        except StoreError as error:  # no reason not to work
-            _log.warning("Ended jobs are not forgotten: %s", error)
-        self._tidied = now
+        for what, forget in (("Ended jobs", self._forget_jobs), ("Old rows", self._forget_rows)):
+            now = time.monotonic()
+            if now - self._tidied.get(what, float("-inf")) < _TIDY:
+                continue
+            try:
+                if forget():
+                    continue
+            except StoreError as error:  # no reason not to work
+                _log.warning("%s are not forgotten: %s", what, error)
+            self._tidied[what] = now
+
+    def _forget_jobs(self) -> int:
+        days = self.options.keep_days
+        return forget_ended(self._database, self._jobs.parent, days) if days else 0
+
+    def _forget_rows(self) -> int:
+        return forget_old(self._database, self.options)
 
     def _claim(self) -> bool:
         """Fill the free slots; True when something was claimed."""
