@@ -99,8 +99,10 @@ class Journey:
 
     def train(self, report: Report | None = None) -> Artifact:
         """The tuned weights, with the run's log and curves; `report` is for trials."""
+        from codetune.models.footprint import bound_kernels
         from codetune.training.train import Trial, train
 
+        bound_kernels()
         return train(
             self.build(),
             self.base(),

@@ -11,6 +11,7 @@ from codetune.evaluation.config import EvaluationOptions
 from codetune.evaluation.generation import Prompt, greedy_answers
 from codetune.evaluation.likelihood import Passage, score_passages
 from codetune.evaluation.samples import Gap
+from codetune.models.footprint import give_back
 from codetune.models.prompts import Fitted, GapEdges, Renderer, fit_fim, until_gap_end
 from codetune.progress import Progress
 
@@ -83,6 +84,7 @@ def answer(
         label=f"score {side}",
     )
     edges = [GapEdges.of(gap.prefix, gap.suffix) for gap in exam.gaps]
+    give_back()
     texts = answer_gaps(model, renderer, exam.prompts, edges, side, progress)
     truths = [normalised(gap.middle) for gap in exam.gaps]
     shown = [normalised(text) for text in texts]

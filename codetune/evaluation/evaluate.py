@@ -22,6 +22,7 @@ from codetune.evaluation.samples import (
 )
 from codetune.evaluation.scorecard import breakdown, make_scorecard
 from codetune.models.architecture import is_seq2seq
+from codetune.models.footprint import bound_kernels, give_back
 from codetune.models.load import (
     BaseModel,
     device_and_dtype,
@@ -69,6 +70,7 @@ def evaluate(
         EvaluationError: nothing is held out, or the dataset cannot be read.
         ModelError: a model cannot be loaded.
     """
+    bound_kernels()
     bench = _Bench(dataset, base, run, options, progress)
     inputs = {"dataset": dataset.digest, "base": base.digest, "run": run.digest}
     if base.parent is not None:
@@ -157,6 +159,7 @@ class _Bench:
 
         def make(partial: Path) -> Mapping[str, Any]:
             start = time.monotonic()
+            give_back()  # what training, or the other side, has left
             model = self._lower_model() if side == "base" else self._tuned_model()
             answers = answer(model, self.renderer, self.exam, side, self.progress)
             write_json(partial / "answers.json", answers.as_json())
