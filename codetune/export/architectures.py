@@ -6,6 +6,7 @@ names of the `gguf` package, which llama.cpp's own converter uses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,20 +23,25 @@ class Architecture:
 
     name: str  # llama.cpp's
     interleaved: bool
+    activation: str = "silu"
+    epsilon: str = "rms_norm_eps"  # the key of config.json
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen2": Architecture("qwen2", interleaved=False),
     "llama": Architecture("llama", interleaved=True),
     "mistral": Architecture("llama", interleaved=True),
+    "starcoder2": Architecture(
+        "starcoder2", False, activation="gelu_pytorch_tanh", epsilon="norm_epsilon"
+    ),
 }
 # Keys of config.json whose other values mean other mathematics than what is written.
 _MUST_BE: Mapping[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu", None),
     "pretraining_tp": (1, None),
     "quantization_config": (None,),
 }
-_SCALING = ("default", "linear")
+_SCALING = ("default", "linear", "llama3")
+ROPE = "rope_freqs.weight"  # by how much each frequency of the positions is slowed down
 
 
 class Layout:
@@ -90,7 +96,7 @@ class Layout:
     def add_settings(self, writer: Any) -> None:
         """Write the sizes and constants of the model into the file's header."""
         config = self.config
-        writer.add_context_length(int(config["max_position_embeddings"]))
+        writer.add_context_length(self.window)
         writer.add_embedding_length(int(config["hidden_size"]))
         writer.add_block_count(self.blocks)
         writer.add_feed_forward_length(int(config["intermediate_size"]))
@@ -98,7 +104,11 @@ class Layout:
         writer.add_head_count_kv(self.kv_heads)
         writer.add_key_length(self.head_size)
         writer.add_value_length(self.head_size)
-        writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+        epsilon = float(config[self.architecture.epsilon])
+        if self.architecture.epsilon == "rms_norm_eps":
+            writer.add_layer_norm_rms_eps(epsilon)
+        else:
+            writer.add_layer_norm_eps(epsilon)
         writer.add_vocab_size(int(config["vocab_size"]))
         writer.add_rope_dimension_count(self.head_size)
         rope = _rope(config)
@@ -108,6 +118,39 @@ class Layout:
 
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(float(rope["factor"]))
+
+    @property
+    def window(self) -> int:
+        """Tokens of context: no more than attention looks back on, for which GGUF has no key.
+
+        Up to there a sliding window changes nothing.
+        """
+        longest, slides = (
+            int(self.config["max_position_embeddings"]),
+            self.config.get("use_sliding_window", self.config.get("model_type") != "qwen2"),
+        )
+        back = self.config.get("sliding_window") if slides else None
+        return min(longest, int(back)) if back else longest
+
+    def frequencies(self) -> list[float] | None:
+        """What `ROPE` holds, [head size / 2]; None where positions are not scaled by frequency.
+
+        Source: Llama 3.1's `apply_scaling` (github.com/meta-llama/llama-models), as divisors.
+        """
+        rope = _rope(self.config)
+        if _kind(rope) != "llama3":
+            return None
+        factor, slow, fast = (
+            float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")
+        )
+        known = float(rope["original_max_position_embeddings"])
+        base = float(rope.get("rope_theta") or 10_000.0)
+        found = []
+        for place in range(0, self.head_size, 2):
+            turns = known / (2 * math.pi * base ** (place / self.head_size))
+            share = min(1.0, max(0.0, (turns - slow) / (fast - slow)))
+            found.append(1.0 / ((1.0 - share) / factor + share))
+        return found
 
     def _rotated(self, name: str) -> int | None:
         """The heads of a projection whose rows are reordered; None for all others."""
@@ -126,18 +169,13 @@ def _known(config: Mapping[str, Any]) -> Architecture:
             advice=f"Known: {', '.join(sorted(ARCHITECTURES))}. Export as safetensors, which "
             "llama.cpp's own converter reads.",
         )
-    for key, allowed in _MUST_BE.items():
+    usual = (ARCHITECTURES[kind].activation, None)
+    for key, allowed in {**_MUST_BE, "hidden_act": usual}.items():
         if config.get(key) not in allowed:
             raise ExportError(
                 f"config.json: {key} = {config[key]!r} cannot be written as GGUF here.",
                 advice="Export as safetensors.",
             )
-    if config.get("sliding_window") and config.get("use_sliding_window", kind == "mistral"):
-        raise ExportError(
-            "This model looks back through a sliding window, which GGUF has no key for in the "
-            f"architecture '{ARCHITECTURES[kind].name}'.",
-            advice="Export as safetensors.",
-        )
     scaling = _kind(_rope(config))
     if scaling not in _SCALING:
         raise ExportError(

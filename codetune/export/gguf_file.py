@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.errors import ExportError, MissingExtraError
-from codetune.export.architectures import Layout
+from codetune.export.architectures import ROPE, Layout
 from codetune.export.config import Quantisation
 from codetune.export.source import Source
 from codetune.export.vocabulary import add_vocabulary
@@ -133,6 +133,7 @@ def read_into(model: nn.Module, file: Path, config: dict[str, Any]) -> float:
                 )
             worst = max(worst, error)
             weight.copy_(there)
+    stored.pop(ROPE, None)
     if stored:
         raise ExportError(f"{file} has tensors that the model has not: {', '.join(stored)}.")
     return worst
@@ -165,6 +166,10 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _weights(model: nn.Module, layout: Layout) -> Iterator[tuple[str, Tensor]]:
     for name, weight in _named(model):
         yield layout.name(name), layout.stored(name, weight.detach())
+    if (slowed := layout.frequencies()) is not None:
+        import torch
+
+        yield ROPE, torch.tensor(slowed)
 
 
 def _type_of(name: str, weight: Tensor, kind: Quantisation) -> Any:

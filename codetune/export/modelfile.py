@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codetune.errors import ModelError
+from codetune.export.architectures import Layout
 from codetune.export.source import Source
 from codetune.export.speech import stops
 from codetune.models.prompts import Renderer
@@ -114,7 +115,7 @@ def write_modelfile(source: Source, file: str, folder: Path) -> list[str]:
 def spec_of(source: Source) -> tuple[Spec, list[str]]:
     """What Ollama is told, and warnings where it cannot be told everything."""
     renderer = source.renderer
-    window = int(source.config.get("max_position_embeddings") or 2048)
+    window = Layout(source.config).window
     names = [renderer.decode([token], keep_control=True) for token in stops(source)]
     parameters = {"stop": [name for name in names if name], "num_ctx": min(window, _LONGEST)}
     style = style_of(renderer)

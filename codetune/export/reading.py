@@ -28,6 +28,8 @@ def read_model(path: Path) -> tuple[Path, Spec]:
         ExportError: it is neither, or asks for what cannot be handed on.
     """
     try:
+        if not path.is_file():  # nor a device, which has no end
+            raise ExportError(f"{path.name} is no file that is there.")
         with path.open("rb") as stream:
             is_gguf = stream.read(4) == b"GGUF"
         if is_gguf:
@@ -35,7 +37,7 @@ def read_model(path: Path) -> tuple[Path, Spec]:
         else:
             file, spec = _read_modelfile(path)
         check_gguf(file)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ExportError(f"{path.name} cannot be read: {error}.") from error
     return file, spec
 

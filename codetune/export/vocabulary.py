@@ -1,7 +1,8 @@
-"""A byte-level BPE tokenizer in a GGUF file's header: tokens, merges, and what ends an answer."""
+"""A BPE tokenizer in a GGUF file's header: tokens, merges, and what ends an answer."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ SPLITS: Mapping[tuple[str, ...], str] = {
     ("bytes by words",): "gpt-2",
     ("digits", "bytes by words"): "starcoder",
 }
+PIECES = "pieces"  # of SentencePiece, which llama.cpp tells apart by another key
 _FIM_KEYS = {"prefix": "FIM_PRE_ID", "suffix": "FIM_SUF_ID", "middle": "FIM_MID_ID"}
 _HEADER_KEYS = {"repo": "FIM_REP_ID", "file": "FIM_SEP_ID"}
 ORDER_KEY = "codetune.fim_order"  # in which the model fills gaps best; llama.cpp: --spm-infill
@@ -32,7 +34,7 @@ def add_vocabulary(writer: Any, source: Source, size: int) -> None:
     """Write the tokenizer; `size` is the number of the embedding's rows.
 
     Raises:
-        ExportError: it is no byte-level BPE, or splits text by a rule without a name.
+        ExportError: it is no BPE that llama.cpp has, or splits text by a rule without a name.
     """
     import gguf
 
@@ -49,12 +51,19 @@ def add_vocabulary(writer: Any, source: Source, size: int) -> None:
     added = {int(token["id"]) for token in spec.get("added_tokens") or []}
     control = set(renderer.markup.values())
     kinds = [_kind(number, by_id, control, added) for number in range(size)]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(rule)
+    if rule == PIECES:
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(_scores(spec, names))
+        # Texts are learned as they are: the blank that SentencePiece puts before is not.
+        writer.add_add_space_prefix(False)
+        writer.add_unk_token_id(spec["model"]["vocab"][spec["model"]["unk_token"]])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(rule)
+        writer.add_token_merges(_merges(spec))
     writer.add_token_list(names)
     writer.add_token_types(kinds)
-    merges = spec["model"].get("merges") or []
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(renderer.eos_id)
     writer.add_pad_token_id(renderer.pad_id)
     writer.add_add_bos_token(renderer.bos_id is not None)
@@ -91,6 +100,8 @@ def split_of(spec: Mapping[str, Any], folder: Path) -> str:
     normalizer = (spec.get("normalizer") or {}).get("type")
     steps = tuple(_step(step) for step in _steps(spec.get("pre_tokenizer")))
     # NFC is Qwen's: llama.cpp leaves it out, and so does our own renderer.
+    if model.get("type") == "BPE" and model.get("byte_fallback") and _is_pieces(spec):
+        return PIECES
     plain = model.get("type") == "BPE" and not model.get("byte_fallback")
     if plain and not model.get("merges"):
         raise ExportError(
@@ -106,6 +117,31 @@ def split_of(spec: Mapping[str, Any], folder: Path) -> str:
         advice=f"Known: {', '.join(sorted(SPLITS.values()))}. Export as safetensors, which "
         "llama.cpp's own converter reads.",
     )
+
+
+def _is_pieces(spec: Mapping[str, Any]) -> bool:
+    """Whether it is SentencePiece's BPE as Llama 2 and CodeLlama have it: blanks become ▁."""
+    normalizer, splitter = spec.get("normalizer") or {}, spec.get("pre_tokenizer") or {}
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    replaced = any(s.get("type") == "Replace" and s.get("content") == "▁" for s in steps)
+    known = all(s.get("type") in ("Prepend", "Replace") for s in steps)
+    whole = splitter.get("type") == "Metaspace" and not splitter.get("split", True)
+    return bool(spec["model"].get("unk_token")) and (
+        (replaced and known and not splitter) or (whole and not steps)
+    )
+
+
+def _merges(spec: Mapping[str, Any]) -> list[str]:
+    merges = spec["model"].get("merges") or []
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+
+
+def _scores(spec: Mapping[str, Any], names: list[str]) -> list[float]:
+    """How early each piece is put together: SentencePiece's scores, from the order of merges."""
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(_merges(spec)):
+        ranks.setdefault(merge.replace(" ", "", 1), rank)
+    return [-float(ranks[name]) if name in ranks else 0.0 for name in names]
 
 
 def _steps(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -137,6 +173,10 @@ def _kind(number: int, known: Mapping[int, str], control: set[int], added: set[i
 
     if number not in known:
         return int(gguf.TokenType.UNUSED)
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", known[number]):
+        return int(gguf.TokenType.BYTE)
+    if known[number] == "<unk>":
+        return int(gguf.TokenType.UNKNOWN)
     if number in control:
         return int(gguf.TokenType.CONTROL)
     return int(gguf.TokenType.USER_DEFINED if number in added else gguf.TokenType.NORMAL)

@@ -67,6 +67,7 @@ class Create(BaseModel):
         None,
         min_length=1,
         max_length=4096,
+        pattern=r"^[^\x00]+$",
         description="Instead: a Modelfile or GGUF file on the server, with accounts below a "
         "folder that the administrator names.",
     )

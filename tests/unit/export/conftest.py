@@ -22,12 +22,20 @@ Export = Callable[..., Exported]
 
 # A vocabulary with merges, which llama.cpp wants, has so many tokens; and ties of its own.
 WIDE = {"vocab_size": 480, "tie_word_embeddings": False}
+# Of Llama 3.1, for a model that was trained on so few tokens that tests reach beyond.
+SLOWED = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
 
 
-def with_merges(folder: Path) -> Path:
-    """The same model with Qwen's way of splitting text, in small."""
+def with_merges(folder: Path, family: str = "qwen") -> Path:
+    """The same model with a family's way of splitting text, in small."""
     config = (folder / "config.json").read_text()
-    write_base(folder, "qwen")
+    write_base(folder, family)
     (folder / "config.json").write_text(config)
     return folder
 
@@ -42,6 +50,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     register(home, "dora", nano, make_adapter(nano, made / "dora", lora_alpha=1, use_dora=True))
     llama = base_of(with_merges(make_base(made / "llama-base", model_type="llama", **WIDE)))
     register(home, "tiny/llama", llama, make_adapter(llama, made / "llama"))
+    scaled = make_base(made / "llama3-base", model_type="llama", rope_scaling=SLOWED, **WIDE)
+    llama3 = base_of(with_merges(scaled))
+    register(home, "tiny/llama3", llama3, make_adapter(llama3, made / "llama3"))
+    pieces = make_base(made / "pieces-base", model_type="llama", **WIDE | {"vocab_size": 520})
+    codellama = base_of(with_merges(pieces, "codellama"))
+    register(home, "tiny/pieces", codellama, make_adapter(codellama, made / "pieces"))
+    starcoder = base_of(
+        with_merges(make_base(made / "star-base", model_type="starcoder2", **WIDE), "starcoder")
+    )
+    few = {"target_modules": ["q_proj", "c_fc"]}
+    register(home, "tiny/star", starcoder, make_adapter(starcoder, made / "star", **few))
     tiny = base_of(with_merges(make_base(made / "tiny-base", **WIDE)))
     whole = with_merges(make_base(made / "whole", seed=1, **WIDE))
     register(home, "tiny/whole", tiny, whole)

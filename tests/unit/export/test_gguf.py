@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from codetune.errors import ExportError, ParityError
-from codetune.export import gguf_file, llamacpp
+from codetune.export import gguf_file, llamacpp, vocabulary
 from codetune.export.architectures import Layout
 from codetune.export.vocabulary import split_of
 from codetune.models.prompts import Renderer
@@ -88,24 +88,43 @@ def test_every_type_is_read_back_within_its_rounding(kind: str, export: Export) 
         assert written["largest_difference"] == made.parity["merged"]["largest_difference"]
 
 
-@pytest.mark.parametrize("model", ["shop", "tiny/llama", "tiny/whole"])
+@pytest.mark.parametrize(
+    "model", ["shop", "tiny/llama", "tiny/llama3", "tiny/pieces", "tiny/star", "tiny/whole"]
+)
 def test_llama_cpp_writes_the_same_text(model: str, export: Export) -> None:
     """Its own engine and tokenizer, from the file alone; Llama's rows lie otherwise there."""
     pytest.importorskip("xllamacpp", reason="llama.cpp comes with the extra 'test'")
     made = export(model, format="gguf", quantise="f32")
     spoken = made.parity["written"][1]
     assert spoken["compared"] == "llama.cpp"
-    assert spoken["same_texts"] == spoken["texts"] > 0
+    ties = model == "tiny/star"  # llama.cpp reads GELU from a table of 16 bits
+    assert spoken["same_texts"] >= spoken["texts"] - ties > 0
 
 
-def test_rows_in_the_wrong_order_are_noticed(
-    export: Export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("model", "part", "said"),
+    [
+        ("tiny/llama", "_rotated", "chooses a token"),
+        ("tiny/llama3", "frequencies", "chooses a token"),
+        ("tiny/pieces", "_scores", "splits .* into other tokens"),
+    ],
+)
+def test_what_only_llama_cpp_can_see_is_noticed(
+    model: str,
+    part: str,
+    said: str,
+    export: Export,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """A file that can be read back, and that llama.cpp would read otherwise."""
+    """Files that can be read back, and that llama.cpp would understand otherwise."""
     pytest.importorskip("xllamacpp", reason="llama.cpp comes with the extra 'test'")
-    monkeypatch.setattr(Layout, "_rotated", lambda self, name: None)
-    with pytest.raises(ParityError, match=r"llama\.cpp chooses a token"):
-        export("tiny/llama", tmp_path / "out", format="gguf", quantise="f32")
+    if part == "_scores":
+        monkeypatch.setattr(vocabulary, part, lambda spec, names: [0.0] * len(names))
+    else:
+        monkeypatch.setattr(Layout, part, lambda *_: None)
+    with pytest.raises(ParityError, match=rf"llama\.cpp {said}"):
+        export(model, tmp_path / "out", format="gguf", quantise="f32")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,7 +154,6 @@ def test_a_file_that_llama_cpp_cannot_load_is_named(tmp_path: Path) -> None:
         ({"model_type": "gpt2"}, "architecture 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scaled by 'yarn'"),
-        ({"sliding_window": 64, "use_sliding_window": True}, "sliding window"),
     ],
 )
 def test_other_mathematics_is_refused(changes: dict[str, Any], said: str, nano: Any) -> None:
@@ -157,6 +175,7 @@ def test_splitting_rules_have_names(family: str, rule: str, tmp_path: Path) -> N
 def test_a_rule_without_a_name_is_refused(tmp_path: Path) -> None:
     folder = write_base(tmp_path, "codellama")
     spec = json.loads((folder / "tokenizer.json").read_text())
+    spec["normalizer"] = {"type": "Lowercase"}
     with pytest.raises(ExportError, match="byte fallback"):
         split_of(spec, folder)
     qwen = json.loads((write_base(tmp_path / "q", "qwen") / "tokenizer.json").read_text())
@@ -174,3 +193,14 @@ def test_renderer_of_the_registry_goes_along(export: Export, nano: Any) -> None:
     renderer = Renderer.from_folder(nano.path)
     prompt = renderer.fim_prompt("x = ", "\n", order=renderer.order)
     assert said == renderer.decode(prompt, keep_control=True)
+
+
+def test_context_ends_where_a_sliding_window_begins(nano: Any) -> None:
+    """Up to there it changes nothing, and GGUF has no key for it."""
+    config = json.loads((nano.path / "config.json").read_text())
+    assert Layout(config).window == 2048
+    assert Layout(config | {"sliding_window": 64}).window == 2048  # switched off
+    assert Layout(config | {"sliding_window": 64, "use_sliding_window": True}).window == 64
+    del config["use_sliding_window"]
+    assert Layout(config).window == 2048
+    assert Layout(config | {"sliding_window": 64, "model_type": "mistral"}).window == 64
