@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from codetune.accounts.users import actor_of, get_user
-from codetune.registry.ownership import claim
-from tests.accounts import People
-from tests.clients.conftest import serving
 from tests.unit.api.management import Office
-from tests.unit.serving.tiny_models import base_of, make_adapter, register
 
 COMPARE = "POST /api/v1/compare"
 
 
 @pytest.fixture
-def office(people: People, tmp_path: Path, small_base: Path) -> Iterator[Office]:
-    """ada/shop is hers alone; `remote:there` is another server with a model 'shop' of its own."""
-    base = base_of(small_base)
-    adapter = make_adapter(base, tmp_path / "made", seed=1)
-    register(tmp_path / "home", "ada/shop", base, adapter)
-    with people.logins.database.write() as session:
-        claim(session, actor_of(session, get_user(session, "ada")), "ada/shop")
-    register(tmp_path / "elsewhere", "shop", base, adapter)
-    with serving(tmp_path / "elsewhere", base) as running:
-        engines = [
-            {"name": "there", "url": f"{running.url}/v1", "model": "shop"},
-            {"name": "down", "url": "http://127.0.0.1:9/v1", "retries": 0},
-        ]
-        made = Office(people, tmp_path / "home", small_base, login=True, engines=engines)
-        yield made
-        made.engine.close()
+def engines(elsewhere: str) -> list[dict[str, Any]]:
+    return [
+        {"name": "there", "url": f"{elsewhere}/v1", "model": "shop"},
+        {"name": "down", "url": "http://127.0.0.1:9/v1", "retries": 0},
+    ]
 
 
 def ask(office: Office, who: str, models: list[str], **body: Any) -> list[dict[str, Any]]:

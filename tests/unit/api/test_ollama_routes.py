@@ -13,18 +13,14 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from codetune.accounts.users import actor_of, get_user
 from codetune.errors import ModelError
 from codetune.jobs.reports import Reporter
 from codetune.jobs.service import public
 from codetune.jobs.work import Work, do
-from codetune.registry.ownership import claim
 from codetune.store.jobs import Job
-from tests.accounts import People
-from tests.clients.conftest import serving
 from tests.unit.api.management import Office
 from tests.unit.serving.test_remote import app_with
-from tests.unit.serving.tiny_models import base_of, make_adapter, register
+from tests.unit.serving.tiny_models import base_of
 
 PULL = "POST /api/v1/models/pull"
 
@@ -99,23 +95,14 @@ def ollama_of_its_own(app: FastAPI) -> None:
 
 
 @pytest.fixture
-def office(people: People, tmp_path: Path, small_base: Path) -> Iterator[Office]:
-    """ada/shop is hers; another codetune, an Ollama, and an Ollama that is down."""
-    base = base_of(small_base)
-    adapter = make_adapter(base, tmp_path / "made", seed=1)
-    register(tmp_path / "home", "ada/shop", base, adapter)
-    with people.logins.database.write() as session:
-        claim(session, actor_of(session, get_user(session, "ada")), "ada/shop")
-    register(tmp_path / "elsewhere", "shop", base, adapter)
-    with serving(tmp_path / "elsewhere", base) as codetune, app_with(ollama_of_its_own) as ollama:
-        engines = [
-            {"name": "there", "kind": "ollama", "url": codetune.url},
+def engines(elsewhere: str) -> Iterator[list[dict[str, Any]]]:
+    """Another codetune, an Ollama, and an Ollama that is down."""
+    with app_with(ollama_of_its_own) as ollama:
+        yield [
+            {"name": "there", "kind": "ollama", "url": elsewhere},
             {"name": "box", "kind": "ollama", "url": ollama},
             {"name": "down", "kind": "ollama", "url": "http://127.0.0.1:9", "retries": 0},
         ]
-        made = Office(people, tmp_path / "home", small_base, login=True, engines=engines)
-        yield made
-        made.engine.close()
 
 
 def test_models_here_and_of_the_servers(office: Office) -> None:
