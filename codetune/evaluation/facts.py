@@ -11,7 +11,7 @@ from typing import Any
 from codetune.artifacts import Artifact
 from codetune.errors import EvaluationError
 from codetune.evaluation.charts import MEASURES
-from codetune.evaluation.words import ALONE, bytes_, count, duration, percent
+from codetune.evaluation.words import ALONE, STREAMS, bytes_, count, duration, percent
 from codetune.records import ModelCard
 
 EXAMPLES = 10
@@ -188,9 +188,15 @@ def _by_stream(streams: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     if len(streams) < 2:
         return []
     return [
-        (f"of the stream {name}", _from_to(loss.get("first"), loss.get("best")))
-        for name, loss in sorted(streams.items())
+        (f"of {STREAMS.get(name, name)}", _from_to(loss.get("first"), loss.get("best")))
+        for name, loss in sorted(streams.items(), key=_stream_place)
     ]
+
+
+def _stream_place(item: tuple[str, Any]) -> tuple[int, str]:
+    """codetune's own streams in the order of their making, then mixed sets by name."""
+    name = item[0]
+    return (list(STREAMS).index(name) if name in STREAMS else len(STREAMS), name)
 
 
 def training_facts(stages: Stages) -> list[tuple[str, str]]:
@@ -234,6 +240,13 @@ def _retention(found: Mapping[str, float]) -> str:
     )
 
 
+def _instructions(number: int, summary: Mapping[str, Any]) -> str:
+    """How many there are, and of which kinds; the most frequent first."""
+    kinds = sorted((summary.get("instructions") or {}).items(), key=lambda item: -item[1])
+    named = ", ".join(f"{kind} {count(found)}" for kind, found in kinds if found)
+    return f"{count(number)} ({named})" if named else count(number)
+
+
 def preflight_facts(stages: Stages) -> list[tuple[str, str]]:
     """What was foreseen before the first step; empty when the run has no such file."""
     file = stages.run / "preflight.json"
@@ -258,8 +271,12 @@ def data_facts(stages: Stages) -> list[tuple[str, str]]:
     facts = [
         ("Whole-text examples", _of(made.get("ntp"), count)),
         ("Fill-in-the-middle examples", _of(made.get("fim"), count)),
+        ("Instructions", _of(made.get("sft") or None, lambda number: _instructions(number, s))),
         ("Training tokens", _of(s.get("tokens"), count)),
-        *((f"of these {name}", count(value)) for name, value in sorted(streams.items())),
+        *(
+            (f"of these {STREAMS.get(name, name)}", count(value))
+            for name, value in sorted(streams.items(), key=_stream_place)
+        ),
         ("Validation tokens", _of(s.get("validation_tokens"), count)),
         ("Held-out files", _of(s.get("heldout_files"), count)),
         ("Held-out bytes", _of(s.get("heldout_bytes"), bytes_)),

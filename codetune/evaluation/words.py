@@ -8,6 +8,14 @@ ALONE = {
     "full": "alone: a whole model of its own, beside the base in memory",
 }
 
+# What the streams of a dataset are; a set that was mixed in has its own name.
+STREAMS = {
+    "ntp": "whole texts",
+    "fim": "fill in the middle",
+    "sft": "instructions",
+    "replay": "general code",
+}
+
 
 def count(number: float) -> str:
     """1234567 → "1,234,567"."""

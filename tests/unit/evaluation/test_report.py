@@ -168,6 +168,31 @@ def test_it_says_what_was_compared_with_and_what_is_served_alone(tmp_path: Path)
     assert "<th>team:1</th><th>tuned</th>" in html.read_text()
 
 
+def test_it_says_what_each_stream_lost_and_what_instructions_there_were(tmp_path: Path) -> None:
+    stages = made(tmp_path)
+    streams = {"sft": 3.0, "chats": 1.0, "ntp": 2.0}
+    losses = {name: {"first": loss, "best": loss / 2} for name, loss in streams.items()}
+    run = replace(stages["run"], summary={"validation_by_stream": losses})
+    summary = {
+        "examples": {"ntp": 5, "sft": 1886},
+        "instructions": {"test": 105, "commit": 1781, "explain": 0},
+        "tokens_by_stream": {"sft": 30, "ntp": 20},
+    }
+    dataset = replace(stages["dataset"], summary=summary)
+    html = write_report(tmp_path / "r", **stages | {"run": run, "dataset": dataset})
+    text = (html.parent / "report.md").read_text()
+    said = [
+        "of whole texts: 2.000 → 1.000",
+        "of instructions: 3.000 → 1.500",
+        "of chats: 1.000 → 0.500",
+        "Instructions: 1,886 (commit 1,781, test 105)",
+        "of these whole texts: 20",
+    ]
+    plain = re.sub(r"\s*\|\s*", ": ", text).replace("\\", "")
+    assert [one for one in said if one not in plain] == []
+    assert plain.index(said[0]) < plain.index(said[1]) < plain.index(said[2])
+
+
 def test_nothing_is_asked_for_from_elsewhere(page: Page) -> None:
     asked = [
         a for a in page.attributes if a[1] in ("src", "href", "action", "srcset", "xlink:href")
