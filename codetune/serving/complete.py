@@ -94,10 +94,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class Voice:
-    """How to speak to one model: its renderer and its window in tokens."""
+    """How to speak to one model: its renderer and its window in tokens.
+
+    `turn` is the line with which another answer would begin, where text alone marks turns.
+    """
 
     renderer: Renderer
     window: int
+    turn: str | None = None
 
 
 class Completer:
@@ -221,7 +225,8 @@ class Completer:
         if renderer.fim and isinstance(prompt, Text):
             prompt = _understood(prompt)
         most = min(query.max_tokens or self.options.max_new_tokens, self.options.max_new_tokens)
-        stops = renderer.chat_stops if isinstance(prompt, Chat) else renderer.fim_stops
+        is_chat = isinstance(prompt, Chat)
+        stops = renderer.chat_stops if is_chat else renderer.fim_stops
         gap = None
         if isinstance(prompt, Fim):
             gap = GapEdges.of(prompt.prefix + prompt.begun, prompt.suffix)
@@ -245,7 +250,7 @@ class Completer:
             top_p=query.top_p,
             top_k=query.top_k,
             min_p=query.min_p,
-            stops=tuple(query.stops),
+            stops=(*query.stops, *([voice.turn] if is_chat and voice.turn else [])),
             stop_ids=frozenset(stops),
             logprobs=query.logprobs,
             gap=gap,
@@ -303,7 +308,8 @@ class Completer:
                 weights = model.base.path if model.kind == "adapter" else model.folder
                 try:
                     renderer = Renderer.from_folder(model.tokenizer_folder, model.template)
-                    voice = Voice(renderer, _window(read_json(weights / "config.json")))
+                    window = _window(read_json(weights / "config.json"))
+                    voice = Voice(renderer, window, _turn(renderer))
                 except ModelError as error:
                     message = error.message.replace(f"{model.tokenizer_folder}/", "")
                     raise UnservableModelError(
@@ -311,6 +317,25 @@ class Completer:
                     ) from error
                 self._voices[_key(model)] = voice
             return voice
+
+
+def _turn(renderer: Renderer) -> str | None:
+    """The line that opens an answer; None where the template opens it with a control token.
+
+    A small model may forget the token that ends its answer and hold a conversation with itself.
+    """
+    asked = [{"role": "user", "content": "x"}]
+    try:
+        before, whole = (
+            renderer.decode(renderer.chat(asked, add_generation_prompt=more), keep_control=True)
+            for more in (False, True)
+        )
+    except ModelError:  # who wants to chat is told so
+        return None
+    opening = whole.removeprefix(before)
+    if opening == whole or not opening.strip() or any(name in opening for name in renderer.markup):
+        return None
+    return "\n" + opening.strip() + ("\n" if opening.endswith("\n") else "")
 
 
 def _key(model: Servable) -> tuple[Path, Path, Path | None]:

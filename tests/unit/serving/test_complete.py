@@ -17,6 +17,7 @@ from codetune.errors import (
 )
 from codetune.models.load import BaseModel
 from codetune.models.prompts import ContextFile, Renderer
+from codetune.models.prompts.templates import TemplateName
 from codetune.registry.cards import Registry
 from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
@@ -260,3 +261,25 @@ def test_a_chat_is_rendered_as_the_model_learned_it(base: BaseModel, tmp_path: P
     ids, loss = learned.conversation(messages[:2])
     assert rendered["shop"][: len(ids)] == ids.tolist()
     assert loss.any()
+
+
+@pytest.mark.parametrize(
+    ("template", "turn"),
+    [
+        ("plain", ("\nassistant:",)),
+        ("alpaca", ("\n### Response:\n",)),
+        ("chatml", ()),  # a control token opens its turns
+    ],
+)
+def test_an_answer_ends_where_another_one_would_begin(
+    base: BaseModel, tmp_path: Path, template: TemplateName, turn: tuple[str, ...]
+) -> None:
+    folder = make_adapter(base, tmp_path / "adapter")
+    learned = Renderer.from_folder(base.path).with_template(template)
+    (folder / "chat_template.jinja").write_text(learned.template)
+    register(tmp_path / "home", "shop", base, folder)
+    options = ServingOptions(base=str(base.path))
+    completer = Completer(Recorder(), Catalog(Registry(tmp_path / "home"), options.base), options)
+    chat = Chat([{"role": "user", "content": "Add."}])
+    asked = jobs(completer, Query([chat, Text("x")], model="shop", stops=["END"]))
+    assert [job.sampling.stops for job in asked] == [("END", *turn), ("END",)]
