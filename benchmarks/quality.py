@@ -39,10 +39,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "+ repository header": ("dataset.replay_share=0",),
     "+ replay (the default)": (),
     "default, full instead of LoRA": ("training.method=full",),
+    "default, gaps weigh 8": ("training.gap_weight=8",),
     "default, rank 4": ("training.rank=4",),
     "default, rank 64": ("training.rank=64",),
     "default, a third of the steps": (),
 }
+_PROMPTS = ("dataset.heldout_fim", "evaluation.fim_prompts")
 _FIGURES = {  # heading → field of the scorecard
     "bits per byte": "bits_per_byte",
     "FIM exact match": "fim_exact_match",
@@ -62,7 +64,7 @@ def main() -> int:
     parser.add_argument("--development", action="store_true", help=f"these: {DEVELOPMENT}")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=120, help="optimizer steps of each run")
-    parser.add_argument("--prompts", type=int, default=200, help="fill-in-the-middle prompts")
+    parser.add_argument("--prompts", type=int, default=400, help="fill-in-the-middle prompts")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/quality.jsonl"))
     parser.add_argument("--table", action="store_true", help="only print what --out holds")
     parser.add_argument("--quick", action="store_true", help="one small repository, few steps")
@@ -88,7 +90,8 @@ def tune(name: str, variant: str, arguments: argparse.Namespace) -> dict[str, An
     local = arguments.mirror and arguments.mirror / name.replace("/", "+") / "repo"
     steps = arguments.steps // 3 if variant.endswith("third of the steps") else arguments.steps
     options = [*VARIANTS[variant], f"training.max_steps={steps}", "training.epochs=100"]
-    options += [f"evaluation.fim_prompts={arguments.prompts}"]
+    # As many have to be held out: exact match is a small count, and needs many prompts.
+    options += [f"{name}={arguments.prompts}" for name in _PROMPTS]
     command = [sys.executable, "-m", "codetune", "tune"]
     command += [str(local or f"https://github.com/{name}"), "--json"]
     command += [part for option in options for part in ("--set", option)]
