@@ -55,7 +55,7 @@ _BYTES: dict[str, float] = {
     "bf16": 2,
 }
 _BYTES |= {"q8_0": 1.07, "q5_1": 0.8, "q5_0": 0.75, "q4_1": 0.7, "q4_0": 0.65}
-_MEMORY = 4.4  # bytes a parameter: float32, and one layer twice while it is merged
+_MEMORY = 8.0  # bytes a parameter, at the peak: the engine holds some projections twice
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,12 @@ def _merge(
     source: Source, answers: Answers, progress: Progress
 ) -> tuple[nn.Module, Reference, Parity]:
     """The merged model in float32, what it has to say, and how exactly merging kept that."""
-    from codetune.models.architecture import longest_document
-
     with progress.task("Asking the model", total=3, unit="steps") as task:
-        model: Any = load_tuned(source)
+        probes = probes_for(source.renderer, source.config.get("max_position_embeddings"))
+        given = answers(probes)  # before anything else takes memory
         task.advance()
-        probes = probes_for(source.renderer, longest_document(model.config))
-        base = _base_below(source)
-        reference = reference_of(model, probes, answers, base)
+        model, base = load_tuned(source), _base_below(source)
+        reference = reference_of(model, probes, given, base)
         del base
         task.advance()
         whole = merged(model)
@@ -199,6 +197,7 @@ def _safetensors(
                 "The tokenizer that was written does not write the ids of the model's own.",
                 advice="This is a defect of codetune; please report it with the base's name.",
             )
+        model.to("meta")  # its memory is the next one's
         # As whoever uses the folder will: by transformers alone, nothing of ours in between.
         written = load_model(folder, dtype=torch.float32, device="cpu")
         found = compare(

@@ -47,16 +47,11 @@ def merged(model: nn.Module) -> nn.Module:
 
     if isinstance(model, peft.PeftModel):
         tuned: Any = model
-        try:
-            with warnings.catch_warnings():
-                # PEFT 0.21 asks transformers 5.23 for a property by its old name.
-                warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
-                model = tuned.merge_and_unload(safe_merge=True)
-        except ValueError as error:  # PEFT: "NaNs detected in the merged weights …"
-            raise ExportError(
-                f"The adapter cannot be merged: {str(error).splitlines()[0]}",
-                advice="Its weights are damaged, or its training diverged: tune it again.",
-            ) from error
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5.23 for a property by its old name.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+            # In place: PEFT's own check for numbers would hold every weight twice.
+            model = tuned.merge_and_unload(safe_merge=False)
     check_finite(model)
     return model.eval()
 

@@ -77,9 +77,12 @@ class Parity:
 
 
 def reference_of(
-    model: nn.Module, probes: Sequence[Probe], answers: Answers, base: nn.Module | None = None
+    model: nn.Module,
+    probes: Sequence[Probe],
+    given: Sequence[list[int]],
+    base: nn.Module | None = None,
 ) -> Reference:
-    """Ask the model as it is served: `answers` by the server's engine, logits here.
+    """What the model as it is served says: `given` by the server's engine, logits here.
 
     `base` is what a model without an adapter was tuned from.
 
@@ -87,7 +90,6 @@ def reference_of(
         ParityError: the engine's greedy answers are not those of the same weights in
             transformers, so there is nothing to compare with.
     """
-    given = answers(probes)
     kept = [(probe, answer) for probe, answer in zip(probes, given, strict=True) if answer]
     if not kept:
         raise ParityError(
