@@ -77,6 +77,21 @@ def nano() -> BaseModel:
     return resolve_base("nano")
 
 
+@pytest.fixture(scope="session")
+def folder(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """shop as safetensors, which no test changes."""
+    target = tmp_path_factory.mktemp("folder") / "out"
+    return export_model(registry, "shop", ExportOptions(), target, Progress())
+
+
+@pytest.fixture(scope="session")
+def gguf_export(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """shop as an F16 GGUF file, which no test changes."""
+    pytest.importorskip("gguf", reason="GGUF is written with the extra 'gguf'")
+    target = tmp_path_factory.mktemp("gguf") / "out"
+    return export_model(registry, "shop", ExportOptions(format="gguf"), target, Progress())
+
+
 @pytest.fixture
 def export(registry: Registry, tmp_path: Path) -> Export:
     """Export a model with some options into a folder of its own."""

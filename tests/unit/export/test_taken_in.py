@@ -14,13 +14,12 @@ from click.testing import CliRunner
 from codetune.cli import export as commands
 from codetune.cli.main import cli
 from codetune.delivery import (
-    export_model,
     load_file_into_ollama,
     load_into_ollama,
     push_export,
 )
 from codetune.errors import ConfigError, ExportError, UnsafeModelError
-from codetune.export.config import ExportOptions, Precision, Quantisation
+from codetune.export.config import Precision, Quantisation
 from codetune.export.export import Exported
 from codetune.export.hub import Destination
 from codetune.export.modelfile import Spec
@@ -33,19 +32,6 @@ from tests.unit.export.servers import Hub, Ollama, served
 
 # huggingface_hub 2.4 gives its HTTP library bytes in a way that this one no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def gguf_export(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    pytest.importorskip("gguf", reason="GGUF is written with the extra 'gguf'")
-    target = tmp_path_factory.mktemp("gguf") / "out"
-    return export_model(registry, "shop", ExportOptions(format="gguf"), target, Progress())
-
-
-@pytest.fixture(scope="module")
-def whole(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    target = tmp_path_factory.mktemp("whole") / "out"
-    return export_model(registry, "shop", ExportOptions(), target, Progress())
 
 
 @pytest.fixture
@@ -115,32 +101,32 @@ def test_what_ollama_refuses_is_said(
             Server(url)
 
 
-def test_a_repository_of_a_hub(whole: Exported, hub: Hub) -> None:
+def test_a_repository_of_a_hub(folder: Exported, hub: Hub) -> None:
     """Private, in one commit, listed first; a second push leaves no weights of the first."""
     sink = Said()
     destination = Destination("team/shop", hub.url, "hf_right")
-    made = push_export(whole, destination, Progress(sink))
+    made = push_export(folder, destination, Progress(sink))
     assert made["commit"] == f"{hub.url}/team/shop/commit/{'a' * 40}"
     assert hub.visibility["team/shop"] == "private"
-    sent = {path.name: path.read_bytes() for path in whole.folder.iterdir()}
+    sent = {path.name: path.read_bytes() for path in folder.folder.iterdir()}
     assert hub.files["team/shop"] == sent
     assert [line.split()[0] for line in sink.lines] == sorted(sent)
     assert hub.calls[0] == "POST /api/repos/create"
     hub.files["team/shop"]["model-00002-of-00002.safetensors"] = b"old"
-    push_export(whole, destination, Progress())
+    push_export(folder, destination, Progress())
     assert hub.files["team/shop"] == sent
 
 
-def test_what_the_hub_refuses_is_said(whole: Exported, hub: Hub) -> None:
+def test_what_the_hub_refuses_is_said(folder: Exported, hub: Hub) -> None:
     with pytest.raises(ExportError, match="does not take team/shop") as raised:
-        push_export(whole, Destination("team/shop", hub.url, "hf_wrong"), Progress())
+        push_export(folder, Destination("team/shop", hub.url, "hf_wrong"), Progress())
     assert "hub.token" in raised.value.advice
     assert "hf_wrong" not in str(raised.value)
     hub.public.add("team/open")
     with pytest.raises(ExportError, match="can be read by everybody"):
-        push_export(whole, Destination("team/open", hub.url, "hf_right"), Progress())
+        push_export(folder, Destination("team/open", hub.url, "hf_right"), Progress())
     assert hub.files["team/open"] == {}
-    push_export(whole, Destination("team/open", hub.url, "hf_right", public=True), Progress())
+    push_export(folder, Destination("team/open", hub.url, "hf_right", public=True), Progress())
     assert "model.safetensors" in hub.files["team/open"]
 
 
@@ -160,12 +146,12 @@ def test_a_token_goes_nowhere_in_the_clear(url: str) -> None:
         Destination("team/shop", url)
 
 
-def test_pickles_are_never_uploaded(whole: Exported, hub: Hub) -> None:
-    bad = whole.folder / "pytorch_model.bin"
+def test_pickles_are_never_uploaded(folder: Exported, hub: Hub) -> None:
+    bad = folder.folder / "pytorch_model.bin"
     bad.write_bytes(b"\x80\x04.")
     try:
         with pytest.raises(UnsafeModelError, match="pytorch_model"):
-            push_export(whole, Destination("team/shop", hub.url, "hf_right"), Progress())
+            push_export(folder, Destination("team/shop", hub.url, "hf_right"), Progress())
     finally:
         bad.unlink()
     assert hub.calls == []
