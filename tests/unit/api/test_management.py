@@ -178,7 +178,7 @@ def test_jobs_of_every_kind_are_found_and_cancelled(team: Office) -> None:
     assert [job["kind"] for job in made] == ["ingest", "dataset", "evaluate", "tune"]
     listed = team("ada", "GET /api/v1/jobs?kind=dataset", 200).json()
     assert [job["id"] for job in listed["items"]] == [made[1]["id"]]
-    team("ada", "GET /api/v1/jobs?kind=export", 422)
+    team("ada", "GET /api/v1/jobs?kind=bake", 422)
     team("ada", f"GET /api/v1/tuning/{made[0]['id']}", 404)
     for job in made:
         team("bob", f"POST /api/v1/jobs/{job['id']}/cancel", 404)
