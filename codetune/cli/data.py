@@ -128,8 +128,13 @@ def validate(
 
 def _show_census(file: Path, census: Census, problems: int) -> None:
     row = census.row()
-    bad = f"{problems:,} bad rows" if problems else "no bad row"
-    click.echo(f"{file}: {row['examples']:,} examples, {row['answers']:,} answers, {bad}")
+
+    def counted(number: int, what: str) -> str:
+        return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+    bad = counted(problems, "bad row") if problems else "no bad row"
+    examples, answers = counted(row["examples"], "example"), counted(row["answers"], "answer")
+    click.echo(f"{file}: {examples}, {answers}, {bad}")
     if census.conversations is not None:
         click.echo(
             f"  {row['tokens']:,} tokens, {row['learned_tokens']:,} of them learned; "

@@ -329,10 +329,12 @@ class _Build:
         )
 
     def _say(self, training: Counter[str], text: Mapping[str, int], fim: Mapping[str, int]) -> None:
+        named = {"ntp": "next-token", "fim": "fill-in-the-middle", "sft": "instruction"}
+        counts = [f"{training[f'examples {s}']} {n}" for s, n in named.items()]
+        counts = counts if self.instructions is not None else counts[:2]
         self.progress.say(
-            f"{training['examples ntp']} next-token and {training['examples fim']} "
-            f"fill-in-the-middle examples; held out: {text['bytes']} bytes of "
-            f"{text['files']} files."
+            f"{', '.join(counts[:-1])} and {counts[-1]} examples; "
+            f"held out: {text['bytes']} bytes of {text['files']} files."
         )
         if self.renderer.fim is None:
             self.progress.say(
