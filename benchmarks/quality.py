@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "+ repository header": ("dataset.replay_share=0",),
     "+ replay (the default)": (),
     "default, full instead of LoRA": ("training.method=full",),
-    "default, gaps weigh 8": ("training.gap_weight=8",),
+    "default, gaps weigh 1": ("training.gap_weight=1",),
     "default, rank 4": ("training.rank=4",),
     "default, rank 64": ("training.rank=64",),
     "default, a third of the steps": (),
