@@ -121,7 +121,7 @@ def append(path: Path, result: dict[str, Any]) -> None:
 
 def relative(result: dict[str, Any], key: str) -> float:
     """The tuned side's change, relative to the base; of a base at zero, the difference."""
-    base, tuned = (result["scorecard"][side][key]["value"] for side in ("base", "tuned"))
+    base, tuned = (float(result["scorecard"][side][key]["value"]) for side in ("base", "tuned"))
     return (tuned / base - 1) if base else tuned - base
 
 
