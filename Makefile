@@ -23,7 +23,7 @@ demo: $(VENV)/.core        ## Tune the embedded base model on this very reposito
 	$(BIN)/codetune tune . --name codetune-demo --set training.epochs=1 --set training.max_steps=64 --set training.batch_tokens=16384
 
 test: $(VENV)/.test        ## Every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test       ## Format, lint, types, layers
 	$(BIN)/ruff format --check codetune tests benchmarks examples

@@ -35,6 +35,7 @@ _NAMES = re.compile(
     r"database/[a-z_]{1,64}\.jsonl|(?:models|datasets|uploads)/[0-9a-zA-Z_-]{1,64}/[^\0]{1,4000}"
 )
 _FORGOTTEN = 86_400.0  # seconds
+_MOMENTS = 20  # that are tried
 _COPIED = frozenset({"versions.json"})  # beside the models' folders
 
 
@@ -65,17 +66,24 @@ def back_up(database: Database, home: Path, file: Path) -> Backup:
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     with naming_errors(home), _scratch(home, "backup") as held:
         _hold_sent(home, held)  # before: what a row of that moment names may be deleted after it
-        with database.session() as session:
-            with locked(home / "models"):
-                schema = snapshot(session)
-                for folder in model_folders(home / "models"):
-                    link_tree(folder, held / "models" / folder.name)
-                for name in _COPIED:
-                    if (home / "models" / name).exists():
-                        shutil.copy2(home / "models" / name, held / name)
-            _hold_sent(home, held, sent_folders(session))
-            (held / "database").mkdir()
-            dump(session, held / "database")
+        lost: Set[str] = frozenset()
+        for _ in range(_MOMENTS):
+            with database.session() as session:
+                with locked(home / "models"):
+                    schema = snapshot(session)
+                    absent = _hold_sent(home, held, sent_folders(session))
+                    if not absent <= lost:  # sent and deleted since: later, there is no such row
+                        lost = absent
+                        continue
+                    _hold_models(home, held)
+                (held / "database").mkdir()
+                dump(session, held / "database")
+                break
+        else:
+            raise StoreError(
+                "Files were sent and deleted at every moment that could have been kept.",
+                advice="Back up again when less is going on.",
+            )
         try:
             made = _write(held, partial, schema)
             if file.exists():
@@ -144,8 +152,19 @@ def _exchanged(home: Path, new: Path, names: Sequence[str]) -> Iterator[Iterator
         raise
 
 
-def _hold_sent(home: Path, held: Path, wanted: Set[str] | None = None) -> None:
-    """Hold what people have sent, so far as it is not held; with `wanted`, that and no more."""
+def _hold_models(home: Path, held: Path) -> None:
+    for folder in model_folders(home / "models"):
+        link_tree(folder, held / "models" / folder.name)
+    for name in _COPIED:
+        if (home / "models" / name).exists():
+            shutil.copy2(home / "models" / name, held / name)
+
+
+def _hold_sent(home: Path, held: Path, wanted: Set[str] | None = None) -> Set[str]:
+    """Hold what people have sent, so far as it is not held; with `wanted`, that and no more.
+
+    Returns what is wanted and not there.
+    """
     for kind in SENT:
         there, here = home / kind, held / kind
         for folder in there.iterdir() if there.is_dir() else ():
@@ -156,17 +175,19 @@ def _hold_sent(home: Path, held: Path, wanted: Set[str] | None = None) -> None:
         for folder in here.iterdir() if here.is_dir() else ():
             if wanted is not None and f"{kind}/{folder.name}" not in wanted:
                 shutil.rmtree(folder)
+    return {name for name in wanted or () if not (held / name).exists()}
 
 
 def _hold(folder: Path, held: Path) -> None:
-    """Link a folder that may be deleted meanwhile: whoever does has deleted its row before."""
+    """Link a folder, all of it or, if it is deleted meanwhile, nothing."""
     try:
         link_tree(folder, held)
     except FileNotFoundError:
-        return
+        shutil.rmtree(held, ignore_errors=True)
     except shutil.Error as error:
         if any(Path(source).exists() for source, *_ in error.args[0]):
             raise
+        shutil.rmtree(held)
 
 
 def _write(held: Path, partial: Path, schema: str) -> Backup:

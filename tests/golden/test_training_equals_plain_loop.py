@@ -88,6 +88,7 @@ def test_losses_equal_a_plain_loops(method: str, tmp_path: Path) -> None:
         batch_tokens=512,
         micro_batch_tokens=128,
         max_steps=5,
+        gap_weight=1,
     )
     base, dataset = make_base(tmp_path / "base"), make_dataset(tmp_path / "data")
     artifact = train(dataset, base, options, tmp_path / "runs", Progress())

@@ -232,6 +232,8 @@ def test_every_error_of_ours_has_a_status() -> None:
         "ConflictError": 409,
         "UnservableModelError": 409,
         "DatasetError": 422,
+        "ExportError": 422,
+        "ParityError": 422,
         "SourceError": 422,
         "TeacherError": 422,
         "UnsafeSourceError": 422,

@@ -67,6 +67,7 @@ def options(method: str, **more: Any) -> TrainingOptions:
         "validate_every": 4,
         "dropout": 0.05,
         "checkpoint_seconds": 0,
+        "gap_weight": 1,  # four steps on random text: what they learn is what is scored
     }
     return TrainingOptions(**{**values, **more})
 

@@ -24,7 +24,7 @@ from codetune.registry.ownership import claim
 from codetune.store.audit import AuditEntry
 from codetune.store.database import Database
 from codetune.store.datasets import Dataset
-from codetune.store.dump import sent_folders
+from codetune.store.dump import sent_folders, snapshot
 from codetune.store.jobs import Job
 from codetune.store.models import Model
 from codetune.store.sources import Source
@@ -183,6 +183,44 @@ def test_what_is_deleted_in_the_middle_of_a_backup_is_in_it_whole(
     with target:
         restore(target, place, file)
     assert sent(place) == {rows}
+
+
+def test_what_is_sent_and_deleted_around_the_moment_is_not_in_it(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row without its files, but for one that has lost them for good: that stops no backup."""
+    database, own, file = people.logins.database, tmp_path / "own", tmp_path / "b.tar"
+    moments = 0
+
+    def add(name: str) -> Dataset:
+        place = f"datasets/{name}/rows.jsonl"
+        with database.write() as session:
+            owner = people.ids["ada"]
+            row = Dataset(id=name, owner_id=owner, name=name, kind="upload", location=place)
+            session.add(row)
+        return row
+
+    def around(session: Any) -> str:
+        nonlocal moments
+        moments += 1
+        if moments > 1:
+            return snapshot(session)
+        row = add("dst_short")
+        found = snapshot(session)
+        with database.write() as other:
+            other.delete(row)
+        return found
+
+    add("dst_lost")
+    own.mkdir()
+    monkeypatch.setattr("codetune.registry.backup.snapshot", around)
+    back_up(database, own, file)
+    assert moments == 2
+    target, place = empty(tmp_path)
+    with target:
+        restore(target, place, file)
+        with target.session() as session:
+            assert list(session.scalars(select(Dataset.id))) == ["dst_lost"]
 
 
 def sent(home: Path) -> set[str]:
