@@ -321,4 +321,5 @@ def test_a_server_that_hangs_is_given_up(tmp_path, pwned):
         for process in psutil.process_iter(["cmdline"])
         if f"127.0.0.1:{port}" in " ".join(process.info["cmdline"] or ())
     ]
-    assert not left, "a child of git is still running"
+    _, alive = psutil.wait_procs(left, timeout=5)  # a killed process takes a moment to be gone
+    assert not alive, "a child of git is still running"
