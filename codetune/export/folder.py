@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from codetune.errors import ExportError
+from codetune.registry.store import sync_tree
 
 _SPARE = 1.05  # of the bytes that are written, for headers, tokenizer and card
 
@@ -33,7 +33,7 @@ def written_beside(target: Path) -> Iterator[Path]:
         with naming_errors(target):
             partial.mkdir(parents=True)
             yield partial
-            _sync(partial)
+            sync_tree(partial)
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -66,16 +66,6 @@ def naming_errors(place: Path) -> Iterator[None]:
             f"{place} cannot be written: {error.strerror or error}.",
             advice="Free some space and run again." if full else "Name another one with --out.",
         ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Bring files and names to the disk, so that the rename is the last thing that happens."""
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _gigabytes(count: int) -> str:

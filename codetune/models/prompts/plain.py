@@ -22,6 +22,7 @@ _KNOWN = frozenset(
     for name in (f.prefix, f.suffix, f.middle, f.end, f.end_of_text, f.repo, f.file, f.pad)
     if name
 )
+_HEADER_CHARACTERS = 200  # of a repository or path: the end says most
 _BRACKETS = {"<": ">", "[": "]", "▁": ">"}
 
 
@@ -118,3 +119,17 @@ def _exact(part: Any) -> Any:
     if part.get("type") == "ByteLevel":
         return part | {"add_prefix_space": False, "trim_offsets": False}
     return part
+
+
+def valid(text: str) -> str:
+    """`text` without the lone surrogates that JSON can carry and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def one_line(text: str) -> str:
+    """A repository's name or a path as a header holds it."""
+    return " ".join(text.split("\n"))[-_HEADER_CHARACTERS:]

@@ -21,10 +21,17 @@ from codetune.models.prompts.healing import Beginning, ByteVocabulary, word_at_e
 from codetune.models.prompts.plain import (
     full_tokenizer,
     markup_of,
+    one_line,
     plain_tokenizer,
+    valid,
     vocabulary_of,
 )
-from codetune.models.prompts.templates import TEMPLATE_FILE, TemplateName, named_template
+from codetune.models.prompts.templates import (
+    TEMPLATE_FILE,
+    TemplateName,
+    default_template,
+    named_template,
+)
 from codetune.models.prompts.tokenizer_files import (
     TOKENIZER_FILES,
     Order,
@@ -39,7 +46,6 @@ from codetune.models.prompts.words import Ids, Places, token_bytes, words_of
 
 Part = Sequence[int] | npt.NDArray[np.integer[Any]]
 
-_HEADER_CHARACTERS = 200  # of a repository or path: the end says most
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<|EOT|>", "<end_of_turn>")
 
 
@@ -75,7 +81,7 @@ class Renderer:
         ends |= {vocabulary.get(name_of(config.get("eos_token")), self.eos_id)}
         self.chat_stops = self.fim_stops | ends
         self.has_chat_template = template is not None
-        self.template = template or self._named(_default_template(self.markup))
+        self.template = template or self._named(default_template(self.markup))
         self._template_names = {"eos_token": self._token_name(self.eos_id)} | {
             key: name_of(value) for key, value in config.items() if key.endswith("_token") and value
         }
@@ -134,18 +140,18 @@ class Renderer:
         """`plain` as an array."""
         if self._words is not None and (found := self._words.ids(text)) is not None:
             return found
-        return np.array(self._plain.encode(_valid(text), add_special_tokens=False).ids, np.uint32)
+        return np.array(self._plain.encode(valid(text), add_special_tokens=False).ids, np.uint32)
 
     def plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`plain` for many texts at once, on the tokenizer's own threads."""
-        texts = [_valid(text) for text in texts]
+        texts = [valid(text) for text in texts]
         return [e.ids for e in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
     def plain_offsets(self, text: str) -> tuple[Ids, Places]:
         """The ids of `text`, as `plain` gives them, and the character at which each starts."""
         if self._words is not None and (found := self._words.encode(text)) is not None:
             return found
-        encoding = self._plain.encode(_valid(text), add_special_tokens=False)
+        encoding = self._plain.encode(valid(text), add_special_tokens=False)
         starts = [start for start, _ in encoding.offsets]
         return np.array(encoding.ids, np.uint32), np.array(starts, np.int64)
 
@@ -153,7 +159,7 @@ class Renderer:
         """The words that say where a file stands; none where the family has none."""
         if self.fim is None or self.fim.repo is None or self.fim.file is None:
             return []
-        repo, path = _one_line(repo), _one_line(path)
+        repo, path = one_line(repo), one_line(path)
         named = self.plain(repo + self.fim.family.after_repo)
         return [self.fim.repo, *named, self.fim.file, *self.plain(path + "\n")]
 
@@ -176,16 +182,16 @@ class Renderer:
         if self.fim is None or self.fim.repo is None or self.fim.file is None:
             return [*start, *context]
         if repo:
-            named = _one_line(repo) + self.fim.family.after_repo
+            named = one_line(repo) + self.fim.family.after_repo
             start += [self.fim.repo, *self.plain(named)]
-        return [*start, *context, self.fim.file, *self.plain(_one_line(path or "") + "\n")]
+        return [*start, *context, self.fim.file, *self.plain(one_line(path or "") + "\n")]
 
     def context_file(self, text: str, path: str | None = None) -> list[int]:
         """A text from elsewhere, to stand before the file at the cursor."""
         text = text if text.endswith("\n") else text + "\n"
         if self.fim is None or self.fim.file is None:
             return self.plain(text)
-        return [self.fim.file, *self.plain(_one_line(path or "") + "\n" + text)]
+        return [self.fim.file, *self.plain(one_line(path or "") + "\n" + text)]
 
     def fim_prompt(
         self,
@@ -340,7 +346,7 @@ class Renderer:
                 "This base has no chat template of its own.",
                 advice="Set dataset.template to auto, chatml, alpaca, llama2 or plain.",
             )
-        if name == "chatml" and _default_template(self.markup) != "chatml":
+        if name == "chatml" and default_template(self.markup) != "chatml":
             raise ModelError(
                 "This base has no tokens <|im_start|> and <|im_end|>, which ChatML needs.",
                 advice="Set dataset.template to auto, alpaca, llama2 or plain.",
@@ -353,10 +359,8 @@ class Renderer:
         return other
 
     def _ids_of(self, pieces: Iterable[Piece]) -> list[int]:
-        ids: list[int] = []
-        for value, _ in pieces:
-            ids += self.plain(value) if isinstance(value, str) else [value]
-        return ids
+        parts = (self.plain(v) if isinstance(v, str) else [v] for v, _ in pieces)
+        return [i for part in parts for i in part]
 
     def _named(self, name: str) -> str:
         bos = "" if self.bos_id is None else self._token_name(self.bos_id)
@@ -393,20 +397,3 @@ class Renderer:
                 "DeepSeek-Coder), or ask for plain completion.",
             )
         return self.fim
-
-
-def _default_template(markup: dict[str, int]) -> str:
-    return "chatml" if {"<|im_start|>", "<|im_end|>"} <= markup.keys() else "plain"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split("\n"))[-_HEADER_CHARACTERS:]
-
-
-def _valid(text: str) -> str:
-    """`text` without the lone surrogates that JSON can carry and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text

@@ -62,3 +62,8 @@ def _literal(token: str) -> str:
         return ""
     quoted = token.replace("\\", "\\\\").replace("'", "\\'")
     return "{{ '" + quoted + "' }}"
+
+
+def default_template(markup: dict[str, int]) -> str:
+    """The name of the template for a base without one of its own; `markup` are its tokens."""
+    return "chatml" if {"<|im_start|>", "<|im_end|>"} <= markup.keys() else "plain"

@@ -17,26 +17,12 @@ from codetune.registry.ownership import claim, share_model
 from codetune.store.teams import Team
 from tests.accounts import People
 from tests.unit.api.management import Office
-from tests.unit.export.servers import Hub, Ollama, served
+from tests.unit.export.servers import Hub, Ollama
 from tests.unit.serving.tiny_models import make_adapter, register
 
 EXPORT, PUSH = "POST /api/v1/exports", "POST /api/v1/models/push"
 CREATE, TOKEN = "POST /api/v1/ollama/create", "PUT /api/v1/settings/hub.token"
 SECRET = "hf_right"
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    state = Hub()
-    with served(state):
-        yield state
-
-
-@pytest.fixture
-def ollama() -> Iterator[Ollama]:
-    state = Ollama()
-    with served(state):
-        yield state
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Hands a request to the server's `answer`, as (method, path, body)."""
@@ -180,3 +182,19 @@ class Hub:
             files[value["path"]] = self.objects[value["oid"]]
         elif line["key"] == "deletedFile":
             del files[value["path"]]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub over HTTP."""
+    state = Hub()
+    with served(state):
+        yield state
+
+
+@pytest.fixture
+def ollama() -> Iterator[Ollama]:
+    """An Ollama server over HTTP."""
+    state = Ollama()
+    with served(state):
+        yield state

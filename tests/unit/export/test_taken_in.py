@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -28,24 +27,10 @@ from codetune.export.parity import ROUNDING
 from codetune.export.reading import read_model
 from codetune.progress import Progress, Quiet
 from codetune.registry.cards import Registry
-from tests.unit.export.servers import Hub, Ollama, served
+from tests.unit.export.servers import Hub, Ollama
 
 # huggingface_hub 2.4 gives its HTTP library bytes in a way that this one no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def ollama() -> Iterator[Ollama]:
-    state = Ollama()
-    with served(state):
-        yield state
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    state = Hub()
-    with served(state):
-        yield state
 
 
 class Said(Quiet):
