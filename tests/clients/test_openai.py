@@ -293,7 +293,9 @@ def test_too_many_requests_are_asked_to_come_back(serve_with: Callable[..., Any]
             )
         ]
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(client.completions.create, model="tiny", prompt="x", max_tokens=2)
+            waiting = pool.submit(
+                client.completions.create, model="tiny", prompt="x", max_tokens=2, temperature=0
+            )
             while server.engine.busy()["waiting"] == 0:
                 assert not waiting.done()
             with pytest.raises(openai.RateLimitError) as refused:
