@@ -27,22 +27,32 @@ from tests.unit.api.test_routes_access import call, request
 
 SECRET = "correct_horse_battery_staple"
 CHAT = [{"role": "user", "content": SECRET}]
+THREE = {"max_tokens": 3, "temperature": 0}  # a sampled answer may end sooner
 # Every way to have a model work, whole and as a stream where there is one.
 ASKS: list[tuple[str, dict[str, Any]]] = [
-    ("POST /v1/completions", {"prompt": SECRET, "max_tokens": 3, "n": 2}),
-    ("POST /v1/completions", {"prompt": SECRET, "max_tokens": 3, "stream": True}),
+    ("POST /v1/completions", {"prompt": SECRET, **THREE, "n": 2}),
+    ("POST /v1/completions", {"prompt": SECRET, **THREE, "stream": True}),
     ("POST /v1/completions", {"segments": {"prefix": SECRET}}),
-    ("POST /v1/chat/completions", {"messages": CHAT, "max_tokens": 3}),
-    ("POST /v1/chat/completions", {"messages": CHAT, "max_tokens": 3, "stream": True}),
+    ("POST /v1/chat/completions", {"messages": CHAT, **THREE}),
+    ("POST /v1/chat/completions", {"messages": CHAT, **THREE, "stream": True}),
     ("POST /v1/embeddings", {"input": SECRET, "model": "tiny"}),
-    ("POST /v1/fim/completions", {"prompt": SECRET, "suffix": "x", "max_tokens": 3}),
-    ("POST /infill", {"input_prefix": SECRET, "input_suffix": "x", "n_predict": 3}),
-    ("POST /completion", {"prompt": SECRET, "n_predict": 3, "stream": True}),
-    ("POST /api/generate", {"model": "tiny", "prompt": SECRET, "options": {"num_predict": 3}}),
-    ("POST /api/chat", {"model": "tiny", "messages": CHAT, "options": {"num_predict": 3}}),
-    ("POST /api/v1/compare", {"models": ["tiny", "tiny"], "prompt": SECRET, "max_tokens": 3}),
+    ("POST /v1/fim/completions", {"prompt": SECRET, "suffix": "x", **THREE}),
+    (
+        "POST /infill",
+        {"input_prefix": SECRET, "input_suffix": "x", "n_predict": 3, "temperature": 0},
+    ),
+    ("POST /completion", {"prompt": SECRET, "n_predict": 3, "temperature": 0, "stream": True}),
+    (
+        "POST /api/generate",
+        {"model": "tiny", "prompt": SECRET, "options": {"num_predict": 3, "temperature": 0}},
+    ),
+    (
+        "POST /api/chat",
+        {"model": "tiny", "messages": CHAT, "options": {"num_predict": 3, "temperature": 0}},
+    ),
+    ("POST /api/v1/compare", {"models": ["tiny", "tiny"], "prompt": SECRET, **THREE}),
     ("POST /generate", {"prior_context": SECRET, "proceeding_context": "", "max_decode_length": 3}),
-    ("POST /query", {"q": SECRET, "model": "tiny", "max_tokens": 3}),
+    ("POST /query", {"q": SECRET, "model": "tiny", **THREE}),
 ]
 MODELS = {"POST /api/v1/compare": 2}  # models that one request asks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codetune.errors import ModelError
@@ -105,6 +105,7 @@ def test_a_base_without_fim_says_so() -> None:
 
 
 @settings(max_examples=80, deadline=None)
+@example(prefix="", suffix="x" * 21, window=40, max_new=14, family="codellama")
 @given(
     prefix=st.text(st.sampled_from("ab \n🙂é("), max_size=400),
     suffix=st.text(st.sampled_from("xy \n\t)"), max_size=400),
@@ -121,7 +122,8 @@ def test_what_is_fitted_fits(
     assert suffix.startswith(fitted.suffix)
     length = len(base.fim_prompt(*fitted, repo="r", path="p"))
     assert length + max_new < window  # room for the end token, too
-    if len(base.fim_prompt(prefix, suffix, repo="r", path="p")) + max_new < window:
+    # A side that is empty may cost a token less than the room kept for it (SentencePiece).
+    if len(base.fim_prompt(prefix, suffix, repo="r", path="p")) + max_new + 1 < window:
         assert fitted == (prefix, suffix)
 
 
