@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
-from codetune.errors import CodetuneError, DeadlineError
+from codetune.errors import CodetuneError, DeadlineError, ServingError
 from codetune.serving.engine import Finish, Piece
 from codetune.serving.engines.listening import Events, heard
+
+_log = logging.getLogger(__name__)
 
 
 class RemoteGeneration:
@@ -69,6 +72,9 @@ class RemoteGeneration:
             self._fail(DeadlineError(f"The answer was not ready within {deadline:g} s."))
         except CodetuneError as error:
             self._fail(error)
+        except Exception:  # whoever listens must hear of it, or waits for ever
+            _log.exception("An answer from elsewhere could not be read.")
+            self._fail(ServingError("The engine's answer could not be read."))
         finally:
             close = getattr(pieces, "aclose", None)
             if close is not None:

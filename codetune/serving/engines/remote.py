@@ -300,7 +300,7 @@ class RemoteEngine:
                     self._refuse(response.status_code, response.headers, await text_of(response))
                 async for data in events_of(response):
                     yield read(data)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._broken(error) from error
         except ServingError as error:
             if type(error) is not ServingError:
@@ -317,7 +317,7 @@ class RemoteEngine:
         """
         try:
             response = await self._client().request(method, address, json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._broken(error).error from error
         try:
             if response.status_code != 200:
@@ -358,7 +358,7 @@ class RemoteEngine:
     def _failed(self, reason: str) -> ServingError:
         return ServingError(f"The engine '{self.options.name}' fails: {self._without_key(reason)}")
 
-    def _broken(self, error: httpx.TransportError) -> TryAgainError:
+    def _broken(self, error: httpx.RequestError) -> TryAgainError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             self._down_until = time.monotonic() + _DOWN
             return TryAgainError(self._failed("it cannot be reached."))
@@ -367,6 +367,8 @@ class RemoteEngine:
             failed = TryAgainError(self._failed(f"it was silent for {self.options.timeout:g} s."))
             failed.after = _LONGEST_PAUSE
             return failed
+        if isinstance(error, httpx.DecodingError):
+            return TryAgainError(self._failed("its answer cannot be decoded."))
         return TryAgainError(self._failed(f"the connection broke ({type(error).__name__})."))
 
     def _refuse(self, status: int, headers: Mapping[str, str], text: str) -> None:

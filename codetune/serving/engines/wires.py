@@ -155,12 +155,17 @@ def read_event(data: Mapping[str, Any]) -> Event:
         raise ServingError(f"it broke off: {str(said)[:200]}")
     try:
         if "choices" in data:
-            return _read_openai(data)
-        if "done" in data:
-            return _read_ollama(data)
-        return _read_llamacpp(data)
+            event = _read_openai(data)
+        elif "done" in data:
+            event = _read_ollama(data)
+        else:
+            event = _read_llamacpp(data)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ServingError("it sent an event that is none.") from error
+    counts = (event.prompt_tokens, event.tokens)
+    if not isinstance(event.text, str) or not all(isinstance(n, int | None) for n in counts):
+        raise ServingError("it sent an event that is none.")
+    return event
 
 
 def _read_openai(data: Mapping[str, Any]) -> Event:

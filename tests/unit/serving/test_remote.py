@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,8 @@ from codetune.registry.cards import Registry
 from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import EngineOptions, ServingOptions
-from codetune.serving.engine import Finish, Generation, Servable
+from codetune.serving.engine import Finish, Generation, Piece, Servable
+from codetune.serving.engines.generation import RemoteGeneration
 from codetune.serving.engines.local import LocalEngine
 from codetune.serving.engines.remote import RemoteEngine
 from codetune.serving.engines.router import Router
@@ -314,6 +315,53 @@ def test_what_nobody_understands_is_an_error(said: str) -> None:
 
     with app_with(routes) as url, pytest.raises(ServingError, match="'big' fails"):
         ask(remote(url))
+
+
+@pytest.mark.parametrize(
+    ("said", "headers"),
+    [
+        ('data: {"choices":[{"text":["a"]}]}\n\n', {}),
+        ('data: {"choices":[],"usage":{"prompt_tokens":"2"}}\n\n', {}),
+        (CHUNK, {"content-encoding": "gzip"}),
+    ],
+)
+def test_an_unexpected_answer_ends_the_request(said: str, headers: dict[str, str]) -> None:
+    def routes(app: FastAPI) -> None:
+        @app.post("/v1/completions")
+        async def completions() -> Response:
+            return PlainTextResponse(said, headers=headers)
+
+    async def one(engine: RemoteEngine) -> None:
+        await asyncio.wait_for(whole(engine.ask(asked(), None)[0]), 3)
+
+    with app_with(routes) as url:
+        engine = remote(url, retries=0)
+        with pytest.raises(ServingError, match="'big' fails"):
+            asyncio.run(one(engine))
+        assert engine.stats().failed == 1
+
+
+def test_a_fault_of_ours_ends_the_request_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def faulty() -> AsyncIterator[Piece]:
+        yield Piece("a")
+        raise RuntimeError("a fault")
+
+    async def one() -> None:
+        await asyncio.wait_for(whole(RemoteGeneration(faulty(), 5, lambda _: None)), 1)
+
+    with pytest.raises(ServingError, match="not be read"):
+        asyncio.run(one())
+    assert "a fault" in caplog.text
+
+
+def test_a_list_of_models_that_cannot_be_read_is_an_error() -> None:
+    def routes(app: FastAPI) -> None:
+        @app.get("/v1/models")
+        async def models() -> Response:
+            return PlainTextResponse("no gzip", headers={"content-encoding": "gzip"})
+
+    with app_with(routes) as url:
+        assert asyncio.run(remote(url).health()).ok is False
 
 
 class Vllm:
