@@ -34,6 +34,7 @@ from codetune.workers import Workers
 if TYPE_CHECKING:
     from codetune.corpus.config import CorpusOptions
 
+VERSION = 2  # raised when the same inputs give other files
 _BATCH = 250_000  # bytes that a process gets at a time
 _PACKED = 4  # bytes of content in a byte of files.parquet, about
 
@@ -76,7 +77,7 @@ def clean(
     return run_stage(
         "clean",
         folder,
-        options.model_dump(mode="json"),
+        options.model_dump(mode="json") | {"version": VERSION},
         {"collect": collected.digest},
         lambda partial: _Cleaning(collected, options, partial).run(progress, workers or Workers()),
     )

@@ -257,10 +257,21 @@ def _hide_assigned(text: str, kinds: Counter[str]) -> str:
                 if not value.startswith("REDACTED_") and _random(value):
                     found[match.start(match.lastindex or 1)] = match.end(match.lastindex or 1)
             at = lowered.find(name, at + len(name))
-    for start in sorted(found, reverse=True):
-        text = f"{text[:start]}REDACTED_SECRET{text[found[start] :]}"
-    kinds.update({"SECRET": len(found)} if found else {})
+    spans = _apart(found)
+    for start, end in reversed(spans):
+        text = f"{text[:start]}REDACTED_SECRET{text[end:]}"
+    kinds.update({"SECRET": len(spans)} if spans else {})
     return text
+
+
+def _apart(found: dict[int, int]) -> list[tuple[int, int]]:
+    """The spans in order, those that overlap as one: a value may hold a name and its value."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(found.items()):
+        if spans and start < spans[-1][1]:
+            start, end = spans[-1][0], max(end, spans.pop()[1])
+        spans.append((start, end))
+    return spans
 
 
 def _replace(text: str, pattern: Pattern, kinds: Counter[str]) -> str:

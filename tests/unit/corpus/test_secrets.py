@@ -154,6 +154,13 @@ def test_innocent_code_stays(line):
     assert redact(line).text == line
 
 
+def test_a_secret_inside_another_is_one():
+    value = draw(24)
+    redacted = redact(f"AUTH_TOKEN=client_secret={value}\nFEATURE_FLAG=on\nRETRIES=3\n")
+    assert redacted.text == "AUTH_TOKEN=REDACTED_SECRET\nFEATURE_FLAG=on\nRETRIES=3\n"
+    assert redacted.kinds == {"SECRET": 1}
+
+
 @given(st.text())
 def test_lines_are_never_added_or_lost(text):
     assert redact(text).text.count("\n") == text.count("\n")

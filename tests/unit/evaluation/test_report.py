@@ -109,7 +109,7 @@ def made(folder: Path, text: str = HOSTILE, fim: bool = True) -> dict[str, Any]:
     config = {"seed": 0, "forgetting_limit": 0.03}
     return {
         "collected": stage("sources", collect, {"cutoff": 0.1}),
-        "cleaned": stage("corpus", clean, {"licences": [text]}),
+        "cleaned": stage("corpus", clean, {"licences": [text], "version": 1}),
         "dataset": stage("dataset", build, {"seed": 0, "recipe": {"x": 1}, "version": 1}),
         "run": stage("run", train, {"method": "lora"}),
         "evaluation": stage("evaluation", evaluate, config),
