@@ -25,7 +25,7 @@ _LARGEST_FILE = 64 * 1024  # bytes of a file that is held out: one file must not
 _SMALLEST_FILE = 200
 _SMALL = 16 * 1024  # a small repository holds out up to this much, beyond the usual share
 _SMALL_SHARE = 0.15  # … if that is at most this share of it
-_FEWEST_FILES = 3  # of code; with fewer, prose is held out, too
+_FEWEST_FILES = 3  # of code; with fewer, other files are held out, too
 _FUTURE_READ = 16  # × the cap: bytes of changed files that are looked through for added code
 _LEAST_TRAINING = 2048  # bytes
 
@@ -61,15 +61,16 @@ def split(documents: Path, entries: Sequence[Entry], options: DatasetOptions) ->
     Raises:
         DatasetError: there is not enough text to hold some out and train on the rest.
     """
-    past = [entry for entry in entries if entry.in_past]
-    code = [entry for entry in past if entry.language in IS_CODE]
-    code = code if len(code) >= _FEWEST_FILES else past
+    wanted = [entry for entry in entries if _wanted(entry, options)]
+    past = [entry for entry in wanted if entry.in_past]
+    first = _first_choice(past, options)
+    first = first if len(first) >= _FEWEST_FILES else past
     total = sum(entry.size for entry in past)
     future = _future(documents, entries, options)
     found = sum(candidate.size for candidate in future)
-    validation, tests = _by_file(code, total, options, scored=found < options.minimum_future)
+    validation, tests = _by_file(first, total, options, scored=found < options.minimum_future)
     held = {entry.row for entry in (*validation, *tests)}
-    training = [entry for entry in past if entry.row not in held and _wanted(entry, options)]
+    training = [entry for entry in past if entry.row not in held]
     size = sum(entry.size for entry in training)
     if size < _LEAST_TRAINING or not (future or tests):
         raise _too_little(total, len(past), size)
@@ -82,29 +83,36 @@ def split(documents: Path, entries: Sequence[Entry], options: DatasetOptions) ->
     notes: dict[str, int | str] = {
         "past_files": len(past),
         "past_bytes": total,
-        "future_files": sum(1 for e in entries if e.in_present and not e.in_past),
+        "future_files": sum(1 for e in wanted if e.in_present and not e.in_past),
         "held_out_files_of_the_past": len(held),
     }
     return Split([entry.row for entry in training], size, future + by_file, notes)
 
 
 def _wanted(entry: Entry, options: DatasetOptions) -> bool:
-    """Whether files of this kind are trained on; data and markup always are."""
+    """Whether files of this kind are trained on and scored; data and markup always are."""
     if entry.language in IS_CODE:
         return options.train_on_code
     return options.train_on_docs or entry.language not in IS_PROSE
 
 
+def _first_choice(entries: Sequence[Entry], options: DatasetOptions) -> list[Entry]:
+    """What is scored if there is enough of it: code, or prose where no code is trained on."""
+    kind = IS_CODE if options.train_on_code else IS_PROSE
+    return [entry for entry in entries if entry.language in kind]
+
+
 def _future(documents: Path, entries: Sequence[Entry], options: DatasetOptions) -> list[Candidate]:
     """Code added after the cut-off: about twice what will be scored, in random order."""
     present = [entry for entry in entries if entry.in_present and not entry.in_past]
-    code = [entry for entry in present if entry.language in IS_CODE] or present
+    present = [entry for entry in present if _wanted(entry, options)]
+    first = _first_choice(present, options) or present
     past = {(entry.repo, entry.path): entry for entry in entries if entry.in_past}
     chosen: list[Entry] = []
     olds: dict[int, Entry] = {}
     room = 2 * options.heldout_bytes
     to_read = _FUTURE_READ * options.heldout_bytes
-    for entry in shuffled(code, options.seed, "future"):
+    for entry in shuffled(first, options.seed, "future"):
         old = past.get((entry.repo, entry.previous_path or ""))
         if entry.previous_path is not None and old is None:
             continue  # its past version was dropped while cleaning: what is new, is not known

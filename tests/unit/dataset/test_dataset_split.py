@@ -178,6 +178,27 @@ def test_prose_is_held_out_only_without_code(tmp_path: Path) -> None:
     assert {row["language"] for row in rows(artifact, "heldout.parquet")} == {"markdown"}
 
 
+@pytest.mark.parametrize("future", [False, True])
+@pytest.mark.parametrize("kind", ["python", "markdown"])
+def test_what_is_not_trained_on_is_not_held_out(tmp_path: Path, kind: str, future: bool) -> None:
+    prose = [document(f"d{n}.md", code(f"d{n}"), language="markdown") for n in range(12)]
+    added = [
+        document("new.py", code("new", 9), past=False),
+        document("new.md", code("new prose", 9), past=False, language="markdown"),
+    ]
+    documents = [*files(12), *prose, *(added if future else [])]
+    unwanted = "train_on_docs" if kind == "python" else "train_on_code"
+    options = {unwanted: False, "minimum_future": 100 if future else 10_000}
+    artifact = built(tmp_path, documents, **options)
+    held = rows(artifact, "heldout.parquet")
+    assert {row["language"] for row in held} == {kind}
+    assert {row["split"] for row in held} == {"time" if future else "file"}
+    texts = trained(artifact)
+    assert {path.endswith(".py") for path in texts} == {kind == "python"}
+    scored = set() if future else {row["path"] for row in held}
+    assert len(texts) + len(scored) + artifact.summary["validation_files"] == 12
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     documents = [*files(60), *(document(f"n{n}.py", code(f"n{n}"), past=False) for n in range(9))]
     one = built(tmp_path / "one", documents, processes=1)
