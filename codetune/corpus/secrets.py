@@ -269,8 +269,9 @@ def _apart(found: dict[int, int]) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     for start, end in sorted(found.items()):
         if spans and start < spans[-1][1]:
-            start, end = spans[-1][0], max(end, spans.pop()[1])
-        spans.append((start, end))
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        else:
+            spans.append((start, end))
     return spans
 
 
