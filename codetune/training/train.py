@@ -109,12 +109,15 @@ class _Run:
 
     def go(self) -> Mapping[str, Any]:
         from codetune.interrupt import ends_soon
+        from codetune.training.checkpoints import Checkpoints
         from codetune.training.metrics import draw_curve, run_log
 
         with ends_soon(), run_log(self.folder) as log, _quiet_libraries():
             summary = self._train(log)
             draw_curve(self.folder)
             log.info("finished: %s", summary)
+            # Until here whatever goes wrong costs no step: the next run only finishes.
+            Checkpoints(self.folder).remove()
             return summary
 
     def _train(self, log: logging.Logger) -> Mapping[str, Any]:
@@ -208,7 +211,6 @@ class _Run:
             saved, _ = trainer.validation_loss()
         save_model(model, self.base, options, self.folder / "model")
         keep_template(self.dataset.path, self.base.parent, self.folder / "model")
-        checkpoints.remove()
         summary = _summary(trainer, options, facts.parameters, facts.trainable)
         summary["validation"]["saved"] = saved
         return {**summary, "retention": retention, "recovery": recovery.now.events}

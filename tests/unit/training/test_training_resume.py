@@ -123,6 +123,22 @@ def test_a_kill_after_the_last_step_only_finishes(
     assert steps(tmp_path) == before
 
 
+def test_an_error_after_the_last_step_trains_nothing_again(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: Path) -> None:
+        raise OSError("no fonts")
+
+    chosen = TrainingOptions(batch_tokens=512, max_steps=2, checkpoint_seconds=0)
+    monkeypatch.setattr("codetune.training.metrics.draw_curve", broken)
+    with pytest.raises(OSError, match="no fonts"):
+        train(dataset, base, chosen, tmp_path, Progress())
+    monkeypatch.undo()
+    result = train(dataset, base, chosen, tmp_path, Progress())
+    assert result.summary["resumed_from"] == [2] == [result.summary["steps"]]
+    assert {path.name for path in result.path.iterdir()}.isdisjoint({"checkpoints", "best"})
+
+
 def blocked() -> None:
     """A torch call that Python cannot interrupt, as one backward pass of a large model."""
     import torch
