@@ -30,11 +30,14 @@ class Passes:
         *,
         accumulation: int,
         recover: bool,
+        checkpointing: bool,
     ) -> None:
+        """`checkpointing` computes activations twice from the first pass on."""
         self.objective, self.optimizer, self.recovery = objective, optimizer, recovery
         self.accumulation, self.recover = accumulation, recover
         self.step = 0
         self._done: list[tuple[Batch, float]] = []  # micro-batches of this step
+        recovery.now.checkpointing |= checkpointing  # what is done already is no remedy
         if recovery.now.checkpointing:
             self._compute_twice()
 
@@ -58,7 +61,8 @@ class Passes:
             except (RuntimeError, MemoryError) as error:
                 # Handled below: here the traceback still holds the tensors of the pass.
                 why = _why(error)
-            self._free()
+            self._drop()
+            _free()
             self.shrink(max((b for b, _ in self._done), key=lambda b: b.tokens), why)
             todo = self._done
 
@@ -74,7 +78,7 @@ class Passes:
                 return sum(total for total, _ in pairs), sum(count for _, count in pairs)
             except (RuntimeError, MemoryError) as error:
                 why = _why(error)
-            gc.collect()
+            _free()
             self.shrink(batch, why)
 
     def shrink(self, batch: Batch, why: str) -> None:
@@ -105,7 +109,7 @@ class Passes:
             self.begin(0)
             self.learn(batch.to(device), max(1.0, self.objective.mass(batch)))
         self._done = []
-        self._free()
+        self._drop()
 
     @property
     def optimizer_device(self) -> torch.device:
@@ -124,16 +128,20 @@ class Passes:
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _free(self) -> None:
+    def _drop(self) -> None:
         self.optimizer.forget_gradients()
         self.objective.model.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _compute_twice(self) -> None:
         causal: Any = self.objective.causal
         causal.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def _free() -> None:
+    """Give back what a pass that broke off may still hold. Slow: it looks through all objects."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _why(error: BaseException) -> str:
