@@ -257,6 +257,7 @@ class _Run:
                 recovery,
                 accumulation=plan.accumulation,
                 recover=options.recover,
+                checkpointing=options.gradient_checkpointing,
             ),
             data=MicroBatches(
                 store, plan.window, plan.rows_per_batch, options.seed, options.gap_weight

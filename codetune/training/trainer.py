@@ -102,8 +102,6 @@ def arguments(options: TrainingOptions, plan: Plan, run: Path, device: str) -> T
         remove_unused_columns=False,
         label_names=[],
         dataloader_pin_memory=False,
-        activation_checkpointing=options.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
     )
 
 

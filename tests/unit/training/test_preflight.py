@@ -50,6 +50,28 @@ def test_prediction_covers_what_is_used(dataset: Artifact, base: BaseModel, tmp_
     assert used <= facts["memory_needed"] * 1.05
 
 
+def test_gradient_checkpointing_is_measured_too(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    """Each pass, the pre-flight's among them, computes every layer twice, and none more often."""
+    import torch
+
+    seen: list[str] = []
+
+    def hook(module: torch.nn.Module, inputs: Any) -> None:
+        if type(module).__name__ == "Qwen2MLP" and torch.is_grad_enabled():
+            seen.append("layer")
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
+    try:
+        go(dataset, base, tmp_path / "plain", max_steps=1)
+        plain = len(seen)
+        go(dataset, base, tmp_path / "twice", max_steps=1, gradient_checkpointing=True)
+    finally:
+        handle.remove()
+    assert len(seen) == 3 * plain
+
+
 def test_the_time_is_that_of_the_steps_that_will_run(
     dataset: Artifact, base: BaseModel, tmp_path: Path
 ) -> None:
