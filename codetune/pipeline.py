@@ -45,6 +45,7 @@ class Journey:
     collected: Path | None = None  # what an earlier try has read: the source is not read again
     yardstick: Artifact | None = None  # a dataset whose validation is scored, not the run's own
     found_by: Artifact | None = None  # the search that chose the options
+    foreign_base: bool = False  # whatever it is called, the base is no model of the registry
 
     def __post_init__(self) -> None:
         # The folder's name is a digest: what a user types never becomes a path.
@@ -151,7 +152,14 @@ class Journey:
         return yardstick
 
     def _with(self, config: ProjectConfig, yardstick: Artifact | None = None) -> Journey:
-        return Journey(self.source, config, self.progress, self.collect().path, yardstick)
+        return Journey(
+            self.source,
+            config,
+            self.progress,
+            self.collect().path,
+            yardstick,
+            foreign_base=self.foreign_base,
+        )
 
     def evaluate(self) -> Artifact:
         """The scorecard: base against tuned on the held-out code."""
@@ -202,8 +210,11 @@ class Journey:
 
     def base(self) -> BaseModel:
         """The base, or a model of the registry to go on from."""
+        from codetune.models.load import resolve_base
         from codetune.registry.cards import Registry
 
+        if self.foreign_base:
+            return resolve_base(self.config.base)
         return Registry(home()).base(self.config.base)
 
     def name(self) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from codetune.accounts.users import actor_of
 from codetune.errors import ConfigError, UnsafeSourceError
 from codetune.jobs.config import JobOptions
 from codetune.jobs.work import Work
 from codetune.project import ProjectConfig
-from codetune.registry.access import Actor, require
+from codetune.registry.access import Actor, require, require_role
 from codetune.registry.cards import Registry
 from codetune.registry.ownership import Owners, saved_as
 from codetune.sources.identity import looks_remote, parse_address
+from codetune.store.database import Database
+from codetune.store.users import LOCAL_USER, User
 
 _PATH = re.compile(r"[/~.]|.*\\")
 
@@ -48,6 +52,29 @@ def checked(
     settled = settled.model_copy(update={"name": name})
     _check_paths(settled, options)
     return Work(kind, source, _values(settled))
+
+
+def check_again(database: Database, home: Path, owner: str, work: Work) -> Work:
+    """The work as it may begin now: what was nobody's model may have become somebody's.
+
+    A base that is no model of the registry by now is none to the job until its end.
+
+    Raises:
+        NotFoundError: the base is not the owner's to use.
+        ForbiddenError: the owner may no longer have jobs.
+    """
+    if owner == LOCAL_USER:
+        return work
+    with database.session() as session:
+        actor = actor_of(session, session.get_one(User, owner))
+    require_role(actor, "create")
+    if (base := work.config.get("base")) is None:
+        return work
+    name = str(base).partition(":")[0]
+    if all(card.name != name for card in Registry(home).list() if card.kind != "base"):
+        return replace(work, foreign_base=True)
+    require(actor, "use", Owners(database).of([name])[name], f"model '{base}'")
+    return work
 
 
 def _pulled(actor: Actor, name: str, options: JobOptions, folder: Path | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.orm import Session
 
+from codetune.accounts.users import actor_of
 from codetune.artifacts import home as default_home
 from codetune.errors import BadRequestError, ConflictError, QuotaError
 from codetune.jobs.config import JobOptions
@@ -23,7 +24,7 @@ from codetune.jobs.follow import Event, place_of, read_on
 from codetune.jobs.limits import checked
 from codetune.jobs.process import LOG
 from codetune.jobs.rows import add_event, clock, is_sqlite
-from codetune.jobs.work import KINDS, Work
+from codetune.jobs.work import DELIVERIES, KINDS, Work
 from codetune.project import ProjectConfig
 from codetune.registry.access import Action, Actor, readable, require, require_role
 from codetune.registry.cards import Registry
@@ -36,7 +37,7 @@ from codetune.tracing import REQUEST_ID
 
 POLL = 0.3  # seconds between two looks for news of a job that is followed
 PING = 15.0  # seconds of silence after which a follower is told that the line still stands
-_NOT_KEPT = ("kind", "collected", "token")  # of work, in a job's parameters
+_NOT_KEPT = ("kind", "collected", "token", "foreign_base")  # of work, in a job's parameters
 _ALIVE = 60.0  # seconds since a worker was heard of
 
 
@@ -197,7 +198,9 @@ class Jobs:
             NotFoundError, ForbiddenError: it is not the actor's.
             ConflictError: it has not failed.
             QuotaError: its owner has as many jobs waiting as they may.
+            CodetuneError: its owner could not submit it now, as `submit` says.
         """
+        owner = self._check_again(self.get(actor, job_id))
         with self._database.write() as session:
             job = _held(session, actor, "write", job_id)
             if job.state not in ("failed", "cancelled"):
@@ -207,6 +210,9 @@ class Jobs:
                 )
             _hold_owner(session, job.owner_id)
             self._check_quota(session, job.owner_id)
+            name = job.parameters.get("config", {}).get("name")
+            if job.kind == "tune" and name is not None:
+                claim(session, owner, name)
             now = clock(session)
             job.state, job.not_before, job.finished = "queued", now, None
             job.cancel_requested = job.error = None
@@ -277,6 +283,27 @@ class Jobs:
     def _read(self, actor: Actor | None, job_id: str, after: str) -> tuple[Sequence[Event], bool]:
         self.get(actor, job_id)
         return read_on(self._database, self.home / "jobs" / job_id, job_id, place_of(after))
+
+    def _check_again(self, job: Job) -> Actor:
+        """The owner of a job, if they could still submit it."""
+        with self._database.session() as session:
+            owner = actor_of(session, session.get_one(User, job.owner_id))
+        if owner.is_local or job.kind in DELIVERIES:
+            return owner
+        require_role(owner, "create")
+        # What was sent was found to be the owner's when the job was submitted.
+        sent = (str(self.home / "uploads"), str(self.home / "datasets"))
+        checked(
+            owner,
+            job.kind,
+            job.parameters["source"],
+            ProjectConfig.load(job.parameters["config"], "the job's options"),
+            self.options.model_copy(update={"roots": (*self.options.roots, *sent)}),
+            registry=Registry(self.home),
+            owners=Owners(self._database),
+            folder=None,
+        )
+        return owner
 
     def _check_quota(self, session: Session, owner: str) -> None:
         waiting = session.scalar(

@@ -44,6 +44,7 @@ class Work:
     folder: str | None = None  # relative paths of the options begin here
     collected: str | None = None  # the source as an earlier attempt has seen it
     token: str | None = field(default=None, repr=False)  # of a hub; given by the worker, never kept
+    foreign_base: bool = False  # the base is no model of the registry; said by the worker
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -70,7 +71,8 @@ def do(work: Work, reporter: Reporter) -> dict[str, Any]:
     if work.folder is not None and Path(work.folder).is_dir():
         os.chdir(work.folder)
     config = ProjectConfig.load(work.config, "the job's options")
-    journey = Journey(work.source, config, reporter.progress, _kept(work.collected))
+    kept = _kept(work.collected)
+    journey = Journey(work.source, config, reporter.progress, kept, foreign_base=work.foreign_base)
     way, stages = journey, _stages(work.kind, config)
     for number, stage in enumerate(stages):
         reporter.stage(stage, number, len(stages))

@@ -16,13 +16,15 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from codetune.errors import StoreError
+from codetune.errors import AccessError, StoreError
 from codetune.jobs.config import JobOptions
+from codetune.jobs.limits import check_again
 from codetune.jobs.presence import Presence, machine
 from codetune.jobs.process import Child, scrubbed
-from codetune.jobs.queue import Claim, Member, Queue
+from codetune.jobs.queue import Claim, Member, Outcome, Queue
 from codetune.jobs.retention import forget_old
 from codetune.jobs.running import Attempt
 from codetune.jobs.tidying import forget_ended
@@ -173,12 +175,18 @@ class Worker:
         return claimed
 
     def _start(self, claim: Claim) -> None:
+        try:
+            work = check_again(self._database, self._jobs.parent, claim.owner, claim.work)
+        except AccessError as error:
+            _log.warning("Job %s is refused: %s", claim.job, error)
+            self._queue.finish(claim, Outcome("failed", message=error.message, advice=error.advice))
+            return
         slot = next(n for n in range(self.slots) if n not in self._running)
         environment = scrubbed(self._environment, self.options.environment)
         environment |= {"CODETUNE_HOME": str(self._jobs.parent)}
         child = Child(
             claim.job,
-            with_token(claim, self._database, self._jobs.parent),
+            with_token(replace(claim, work=work), self._database, self._jobs.parent),
             self._jobs / claim.job,
             environment=environment | devices(slot, self.slots, environment),
             nice=self.options.nice,

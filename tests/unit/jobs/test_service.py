@@ -20,17 +20,22 @@ from codetune.errors import (
     UnsafeSourceError,
 )
 from codetune.jobs.config import JobOptions
-from codetune.jobs.limits import label_of
+from codetune.jobs.limits import check_again, label_of
 from codetune.jobs.queue import Outcome
 from codetune.jobs.service import Jobs, public
-from codetune.jobs.work import KINDS
+from codetune.jobs.work import KINDS, Work
+from codetune.jobs.worker import Worker
+from codetune.pipeline import Journey
+from codetune.progress import Progress
 from codetune.project import ProjectConfig
 from codetune.registry.access import LOCAL, Actor
+from codetune.registry.cards import Registry
 from codetune.registry.ownership import claim
 from codetune.store.database import Database
 from codetune.store.jobs import STATES, Job
 from codetune.store.models import Model
 from tests.unit.jobs.office import Office
+from tests.unit.registry.finished_stages import stages
 
 URL = "https://git.example/team/shop.git"
 ANNA, BEN = Actor("anna", "anna", "member"), Actor("ben", "ben", "member")
@@ -178,6 +183,39 @@ def test_cancel_and_retry_ask_for_the_right_state(service: Jobs, office: Office)
     assert service.cancel(ANNA, job.id).state == "cancelled"
     assert service.cancel(ANNA, job.id).state == "cancelled"  # twice is once
     assert queue.claim("worker") is None
+
+
+def test_a_base_that_has_become_somebodys_model_is_not_taken(
+    service: Jobs, office: Office, tmp_path: Path
+) -> None:
+    """It was nobody's when the jobs were submitted: a name of the hub, for all they knew."""
+    waits, retried = submit(service, BEN, base="anna/shop"), submit(service, BEN, base="anna/shop")
+    service.cancel(BEN, retried.id)
+    Registry(service.home).register("anna/shop", **stages(tmp_path / "stages"))
+    with office.database.write() as session:
+        claim(session, ANNA, "anna/shop")
+    with pytest.raises(NotFoundError, match="no model 'anna/shop'"):
+        service.retry(BEN, retried.id)
+    Worker(office.database, service.home, service.options).run(once=True)
+    refused = service.get(BEN, waits.id)
+    assert (refused.state, refused.attempts) == ("failed", 1)
+    assert refused.error is not None and "no model 'anna/shop'" in refused.error["message"]
+    assert service.log(BEN, waits.id) == ""  # no process was started
+
+
+def test_what_is_no_model_of_the_registrys_stays_none_while_the_job_runs(
+    service: Jobs, office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work("tune", URL, {"base": "anna/shop"})
+    assert check_again(office.database, service.home, BEN.id, work).foreign_base
+    Registry(service.home).register("anna/shop", **stages(tmp_path / "stages"))
+    with office.database.write() as session:
+        claim(session, ANNA, "anna/shop")
+    for owner in (ANNA.id, LOCAL.id):
+        assert not check_again(office.database, service.home, owner, work).foreign_base
+    journey = Journey(URL, ProjectConfig(base="anna/shop"), Progress(), foreign_base=True)
+    monkeypatch.setattr("codetune.models.load.resolve_base", "of the hub: {}".format)
+    assert journey.base() == "of the hub: anna/shop"  # type: ignore[comparison-overlap]
 
 
 def test_lists_are_pages_newest_first(service: Jobs, office: Office) -> None:
