@@ -87,9 +87,11 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if not self._serves(_name_of(host)):
             return plain_failure(403, "This host name is not served here.", "host_not_allowed")
-        origin = urlsplit(headers.get(b"origin", b"").decode("latin-1").lower())
+        said = headers.get(b"origin", b"").decode("latin-1").strip().lower()
+        origin = urlsplit(said)
         own = self._hosts | {_name_of(host)}
-        if origin.scheme in ("http", "https") and _name_of(origin.netloc) not in own:
+        foreign = origin.scheme in ("http", "https") and _name_of(origin.netloc) not in own
+        if foreign or said == "null":  # a sandboxed frame, a data: page, or a file
             return plain_failure(403, "Web pages may not ask this server.", "origin_not_allowed")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > limit:

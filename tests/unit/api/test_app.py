@@ -185,7 +185,8 @@ def test_only_this_machines_names_are_answered(port: int, host: str, allowed: bo
 
 
 def test_web_pages_cannot_ask_nor_read(port: int) -> None:
-    for page in ("https://evil.example", "http://localhost.evil.example", "http://127.0.0.1.x:80"):
+    named = ("https://evil.example", "http://localhost.evil.example", "http://127.0.0.1.x:80")
+    for page in (*named, "null"):  # the last: a sandboxed frame, or a page that is a data: address
         status, _, headers = ask(port, "GET", "/v1/models", Origin=page)
         assert status == 403, page
         assert not any(name.startswith("access-control") for name in headers)
