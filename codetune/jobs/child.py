@@ -17,7 +17,7 @@ from typing import TextIO
 from codetune.errors import CodetuneError
 from codetune.interrupt import ends_soon, exit_status, terminate
 from codetune.jobs.keeper import keep
-from codetune.jobs.reports import Reporter
+from codetune.jobs.reports import Reporter, lenient
 from codetune.jobs.work import Work, do
 
 FAILED, CRASHED = 2, 1  # exit codes; 143 after SIGTERM
@@ -36,8 +36,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    lenient(sys.stdout)
     with os.fdopen(arguments.reports, "w", encoding="utf-8") as stream:
-        status = _run(stream)
+        status = _run(lenient(stream))
     sys.stdout.flush()
     sys.stderr.flush()
     # At once: to take torch apart can last seconds, and the outcome has been told.

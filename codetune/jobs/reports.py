@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -24,6 +25,13 @@ from codetune.progress import Progress, Task
 
 EVERY = 1.0  # seconds between two reports of one task's progress
 Report = dict[str, Any]
+
+
+def lenient(stream: TextIO) -> TextIO:
+    """The stream, with marks for what cannot be encoded: names of files may be any bytes."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    return stream
 
 
 @dataclass

@@ -104,7 +104,7 @@ def _write(
         progress.task("collect", total=source.total, unit="files") as task,
     ):
         for found, content in source.read():
-            task.advance(note=found.path)
+            task.advance(note=_readable(found.path))
             item = _without_content(found) if _is_lfs_pointer(content) else found
             if item.reason:
                 skipped[item.reason] += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +21,7 @@ import pytest
 
 from codetune.jobs.config import JobOptions
 from codetune.jobs.process import scrubbed
+from codetune.jobs.reports import Reporter, lenient
 from codetune.jobs.service import Jobs
 from codetune.jobs.supervisor import WorkerProcess
 from codetune.jobs.worker import Worker, devices
@@ -261,6 +264,14 @@ def test_who_was_cut_off_from_the_queue_drops_the_job(
         assert service.get(LOCAL, name).worker_id == "another"
     with database.write() as session:
         session.get_one(Job, name).state = "cancelled"
+
+
+def test_a_child_can_tell_of_names_that_are_no_text() -> None:
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding="utf-8") as stream:
+        reporter = Reporter(lenient(stream))
+        reporter.tell("failed", message="caf\udce9.py is no folder", advice="")
+        assert json.loads(written.getvalue())["message"] == "caf?.py is no folder"
 
 
 def test_a_job_sees_nothing_of_the_servers_secrets() -> None:

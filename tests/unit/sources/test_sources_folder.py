@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codetune.errors import SourceError
+from codetune.progress import Progress, Quiet
+from codetune.sources.collect import collect
+from codetune.sources.config import SourceOptions
 from codetune.sources.ignore import Ignored
 from tests.unit.sources.repositories import git
 
@@ -49,6 +52,18 @@ def test_gitignore_files_are_obeyed_where_they_stand(tmp_path, collected):
     ]  # fmt: skip
     assert set(found.skipped.values()) == {"ignored"}
     assert "build/" in found.skipped
+
+
+def test_a_name_that_is_no_text_can_be_told_of(tmp_path):
+    class Noted(Quiet):
+        def finish(self, task):
+            self.note = task.note
+
+    sink = Noted()
+    (tmp_path / "tool").mkdir()
+    (tmp_path / "tool" / os.fsdecode(b"caf\xe9.py")).write_text("x = 1\n")
+    collect(str(tmp_path / "tool"), SourceOptions(), tmp_path / "made", Progress(sink))
+    assert sink.note == "caf\ufffd.py"
 
 
 NAMES = st.sampled_from(["a", "b", "c.py", "d.log"])
