@@ -14,7 +14,7 @@ from codetune.artifacts import write_json
 from codetune.errors import WillNotFitError
 from codetune.models.architecture import count_parameters
 from codetune.models.hardware import machine, memory_available
-from codetune.training.batches import Batch, MicroBatches
+from codetune.training.batches import Batch, MicroBatches, split
 from codetune.training.config import TrainingOptions
 from codetune.training.metrics import peak_memory, reset_peak_memory
 from codetune.training.optimizer import OPTIMIZERS
@@ -90,7 +90,7 @@ def preflight(
         if needed <= limit:
             break
         message = f"Training needs about {_size(needed)} of memory; {_size(limit)} can be used"
-        if _resident() + moments > limit:
+        if _held() + moments > limit:
             raise WillNotFitError(f"{message}.", advice=_advice(plan, options))
         try:
             passes.shrink(longest, message)
@@ -129,15 +129,21 @@ def _measure(
     reset_peak_memory()
     start = peak_memory()
     _pass(passes, row)
-    guess = start + (peak_memory() - start) * max(1.0, longest.tokens / row.tokens)
     pieces = passes.recovery.now.pieces
-    if guess > room and pieces == 1:
+    share = max(1.0, _largest(longest, pieces) / _largest(row, pieces))
+    guess = start + (peak_memory() - start) * share
+    if guess > room:
         return int(guess), float("inf")
     seconds = min(_pass(passes, longest) for _ in range(2))
     if validation:
         device = passes.optimizer_device
         passes.summed(max(validation, key=lambda batch: batch.tokens).to(device))
     return int((peak_memory() - start) * _RESERVE) + start, seconds
+
+
+def _largest(batch: Batch, pieces: int) -> int:
+    """Tokens of the largest pass when the batch is cut into so many."""
+    return max(part.tokens for part in split(batch, pieces))
 
 
 def earlier(run: Path) -> Preflight | None:
@@ -175,11 +181,14 @@ def _advice(plan: Plan, options: TrainingOptions) -> str:
 def _limit() -> int:
     gpus = machine().gpus
     if gpus:
-        return int(torch.cuda.mem_get_info()[0]) + int(torch.cuda.memory_allocated())
-    return memory_available() + _resident()
+        return int(torch.cuda.mem_get_info()[0]) + _held()
+    return memory_available() + _held()
 
 
-def _resident() -> int:
+def _held() -> int:
+    """Bytes that the process has now, of the memory that `peak_memory` speaks of."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_allocated())
     import psutil
 
     return int(psutil.Process().memory_info().rss)

@@ -13,6 +13,7 @@ from codetune.artifacts import Artifact
 from codetune.errors import ArtifactError, TrainingError, WillNotFitError
 from codetune.models.load import BaseModel, resolve_base
 from codetune.progress import Progress
+from codetune.training import preflight
 from codetune.training.checkpoints import Checkpoints
 from codetune.training.config import TrainingOptions
 from codetune.training.train import train
@@ -32,6 +33,12 @@ def test_too_little_memory_is_refused_with_advice(
         go(dataset, base, tmp_path, memory_limit=50_000_000, method="full")
     assert "training.method=lora" in str(raised.value)
     assert not list(tmp_path.glob("*/manifest.json"))
+
+
+def test_what_a_gpu_holds_is_compared_with_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda: 7)
+    assert preflight._held() == 7
 
 
 def test_too_little_disk_is_refused(

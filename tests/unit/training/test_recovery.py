@@ -151,6 +151,36 @@ def test_preflight_makes_passes_smaller_before_it_refuses(
     assert [event["step"] for event in artifact.summary["recovery"]] == [0]
 
 
+def test_no_batch_is_tried_that_is_said_not_to_fit(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even after a first cut: some systems kill a process that takes too much."""
+    mega, most = 1_000_000, 0  # a token takes a megabyte here
+    sizes: list[int] = []
+
+    def hook(module: torch.nn.Module, inputs: Any) -> None:
+        nonlocal most
+        if type(module).__name__ == "Qwen2MLP" and torch.is_grad_enabled():
+            sizes.append(inputs[0].shape[1])
+            most = max(most, sizes[-1])
+
+    def reset() -> None:
+        nonlocal most
+        most = 0
+
+    monkeypatch.setattr("codetune.training.preflight.reset_peak_memory", reset)
+    monkeypatch.setattr("codetune.training.preflight.peak_memory", lambda: most * mega)
+    monkeypatch.setattr("codetune.training.preflight._held", lambda: 0)
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(hook)
+    try:
+        limit = {"window": 64, "max_steps": 1, "memory_limit": 200 * mega}
+        artifact = run(dataset, base, tmp_path, **limit)
+    finally:
+        handle.remove()
+    assert [event["pieces"] for event in artifact.summary["recovery"]] == [2, 4]
+    assert max(sizes) <= 200
+
+
 def vast_base(folder: Path) -> BaseModel:
     """Few weights and wide activations: 16 kB a token in every tensor of its MLP."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
