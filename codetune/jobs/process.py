@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from codetune.jobs.reports import Report
 from codetune.jobs.work import Work
@@ -83,7 +85,7 @@ class Child:
         except BlockingIOError:
             more = True
         *lines, self._rest = self._rest.split(b"\n")
-        return [json.loads(line) for line in lines], more
+        return [_storable(json.loads(line)) for line in lines], more
 
     def stop(self, grace: float) -> None:
         """Ask the job to end; after `grace` seconds `ended` no longer asks."""
@@ -121,6 +123,17 @@ class Child:
         if self._life is not None:
             os.close(self._life)
             self._life = None
+
+
+def _storable(value: Any) -> Any:
+    """The same without what PostgreSQL does not take: null characters, NaN."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {_storable(key): _storable(one) for key, one in value.items()}
+    return [_storable(one) for one in value] if isinstance(value, list) else value
 
 
 def scrubbed(environment: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:

@@ -97,14 +97,14 @@ class Attempt:
         """The newest stands in the job's row; enough of them to draw a curve are kept."""
         self._progress = {**self._stage, **report}
         label, done, when = self._kept
-        now = time.monotonic()
+        now, reached = time.monotonic(), report["done"] or 0.0
         if report["label"] == label and not report["ended"]:
             total = report["total"]
-            if total and abs(report["done"] - done) < _SHARE * total:
+            if total and abs(reached - done) < _SHARE * total:
                 return
             if not total and now - when < _EVENT_EVERY:
                 return
-        self._kept = (report["label"], report["done"], now)
+        self._kept = (report["label"], reached, now)
         self._events.append(("progress", self._progress))
 
     def _after(self, status: int) -> Outcome:

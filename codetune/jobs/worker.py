@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from codetune.errors import AccessError, StoreError
+from codetune.errors import AccessError, CodetuneError, StoreError
 from codetune.jobs.config import JobOptions
 from codetune.jobs.limits import check_again
 from codetune.jobs.presence import Presence, machine
@@ -126,7 +126,16 @@ class Worker:
             if self._stopping.is_set():
                 # Its end is our doing: or a service manager's, who ends all at the same moment.
                 one.release()
-            if one.write_down(self._queue):
+            try:
+                over = one.write_down(self._queue)
+            except StoreError:
+                raise
+            except CodetuneError as error:  # what it tells cannot be kept: that job's fault alone
+                _log.warning("Job %s: %s", one.claim.job, error)
+                failed = Outcome("failed", message=error.message, advice=error.advice)
+                self._queue.finish(one.claim, failed)
+                over = True
+            if over:
                 self._end(slot)
 
     def _cancel(self) -> None:

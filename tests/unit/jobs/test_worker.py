@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from codetune.errors import ConfigError
 from codetune.jobs.config import JobOptions
-from codetune.jobs.process import scrubbed
+from codetune.jobs.process import Child, scrubbed
+from codetune.jobs.queue import Claim, Member, Queue
 from codetune.jobs.reports import Reporter, lenient
 from codetune.jobs.service import Jobs
 from codetune.jobs.supervisor import WorkerProcess
@@ -272,6 +275,44 @@ def test_a_child_can_tell_of_names_that_are_no_text() -> None:
         reporter = Reporter(lenient(stream))
         reporter.tell("failed", message="caf\udce9.py is no folder", advice="")
         assert json.loads(written.getvalue())["message"] == "caf?.py is no folder"
+
+
+def test_what_no_database_takes_is_left_out_of_what_is_heard() -> None:
+    reports, told = os.pipe()
+    with os.fdopen(told, "w", encoding="utf-8") as stream:
+        Reporter(stream).tell(
+            "progress", label="a\0b", done=float("nan"), more=[float("inf"), {"\0": 1.5}]
+        )
+    child = Child.__new__(Child)
+    child.reports, child._rest = reports, b""
+    os.set_blocking(reports, False)
+    (report,), _ = child.heard()
+    os.close(reports)
+    assert report == {"report": "progress", "label": "ab", "done": None, "more": [None, {"": 1.5}]}
+
+
+def test_a_job_whose_news_cannot_be_kept_fails_and_the_worker_goes_on(
+    service: Jobs, database: Database, home: Path
+) -> None:
+    class Attempt:
+        child = SimpleNamespace(reports=1000, kill=lambda: None, close=lambda: None)
+
+        def __init__(self, claim: Claim) -> None:
+            self.claim = claim
+
+        def write_down(self, queue: Queue) -> bool:
+            raise ConfigError("A value has null characters.")
+
+    name = submit(service)
+    worker = Worker(database, home)
+    worker._queue.join(Member(worker.id, "machine", "host", 1, 1))
+    taken = worker._queue.claim(worker.id)
+    assert taken is not None
+    worker._running[0] = Attempt(taken)  # type: ignore[assignment]
+    worker._turn()
+    job = service.get(LOCAL, name)
+    assert job.state == "failed" and worker._running == {}
+    assert job.error is not None and "null characters" in job.error["message"]
 
 
 def test_a_job_sees_nothing_of_the_servers_secrets() -> None:
