@@ -28,6 +28,10 @@ _CHECKPOINTS = 3  # two kept and one being written
 _BEST = 3
 
 
+class TooLittleMemoryError(WillNotFitError):
+    """The memory will not do; with a base in fewer bits it may."""
+
+
 @dataclass(frozen=True)
 class Preflight:
     """What a run takes; bytes and seconds."""
@@ -69,7 +73,8 @@ def preflight(
     libraries), then the longest validation batch, all before any weight changes.
 
     Raises:
-        WillNotFitError: memory or disk will not do, with what to change.
+        WillNotFitError: the disk will not do, with what to change.
+        TooLittleMemoryError: the memory will not do.
     """
     parameters = count_parameters(passes.objective.model)
     trainable = sum(weight.numel() for weight in passes.optimizer.weights.values())
@@ -90,12 +95,8 @@ def preflight(
         if needed <= limit:
             break
         message = f"Training needs about {_size(needed)} of memory; {_size(limit)} can be used"
-        if _held() + moments > limit:
-            raise WillNotFitError(f"{message}.", advice=_advice(plan, options))
-        try:
-            passes.shrink(longest, message)
-        except OutOfMemory as error:
-            raise WillNotFitError(f"{message}.", advice=_advice(plan, options)) from error
+        if _held() + moments > limit or not _shrunk(passes, longest, message):
+            raise TooLittleMemoryError(f"{message}.", advice=_advice(plan, options))
     rate = longest.tokens / seconds
     # Fewer steps than the epochs would take (max_steps) do not make each of them longer.
     whole_step = plan.window * plan.rows_per_batch * plan.accumulation
@@ -139,6 +140,15 @@ def _measure(
         device = passes.optimizer_device
         passes.summed(max(validation, key=lambda batch: batch.tokens).to(device))
     return int((peak_memory() - start) * _RESERVE) + start, seconds
+
+
+def _shrunk(passes: Passes, longest: Batch, why: str) -> bool:
+    """Make the passes smaller; False if they cannot be."""
+    try:
+        passes.shrink(longest, why)
+    except OutOfMemory:  # its traceback holds the model: it goes no further
+        return False
+    return True
 
 
 def _largest(batch: Batch, pieces: int) -> int:

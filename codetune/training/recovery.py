@@ -97,7 +97,7 @@ class Recovery:
         self.now.checkpointing = True
         self._record(step, why, "gradient checkpointing", gradient_checkpointing=True)
 
-    def quantise(self, step: int, error: OutOfMemory) -> None:
+    def quantise(self, step: int, error: TrainingError) -> None:
         """Keep the base in 8 bits, then in 4; after that, the error is raised."""
         if self.now.bits == "nf4":
             raise error

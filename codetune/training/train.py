@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from codetune.training.passes import Passes
     from codetune.training.plan import Plan
     from codetune.training.preflight import Preflight
-    from codetune.training.recovery import Diverged, OutOfMemory, Recovery
+    from codetune.training.recovery import Recovery
     from codetune.training.trainer import CodetuneTrainer
 
 
@@ -123,15 +123,16 @@ class _Run:
     def _train(self, log: logging.Logger) -> Mapping[str, Any]:
         """Attempts, each with the remedies that the ones before it asked for."""
         from codetune.training.checkpoints import Checkpoints
+        from codetune.training.preflight import TooLittleMemoryError
         from codetune.training.recovery import Diverged, OutOfMemory, Recovery, is_out_of_memory
 
         recovery = Recovery(self.folder, log, self.progress)
         checkpoints = Checkpoints(self.folder)
         while True:
-            trouble: Diverged | OutOfMemory
+            trouble: TrainingError
             try:
                 return self._attempt(log, checkpoints, recovery)
-            except (Diverged, OutOfMemory) as error:
+            except (Diverged, OutOfMemory, TooLittleMemoryError) as error:
                 if not self.options.recover:
                     raise
                 trouble = error.with_traceback(None)  # which holds the attempt's tensors
@@ -145,9 +146,7 @@ class _Run:
                 )
             self._mend(trouble, checkpoints, recovery)
 
-    def _mend(
-        self, trouble: Diverged | OutOfMemory, checkpoints: Checkpoints, recovery: Recovery
-    ) -> None:
+    def _mend(self, trouble: TrainingError, checkpoints: Checkpoints, recovery: Recovery) -> None:
         """Prepare the next attempt, or raise what cannot be mended."""
         from codetune.training.recovery import Diverged
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,27 @@ def test_preflight_makes_passes_smaller_before_it_refuses(
     with room_for(300):
         artifact = run(dataset, base, tmp_path / "limited")
     assert [event["step"] for event in artifact.summary["recovery"]] == [0]
+
+
+def test_bits_are_spared_before_the_preflight_refuses(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    """The memory is too little with any number of bits: both are tried first."""
+    with pytest.raises(WillNotFitError, match="memory"):
+        run(dataset, base, tmp_path, memory_limit=50_000_000, allow_quantised_fallback=True)
+    (folder,) = tmp_path.glob(".*.partial")
+    recoveries = json.loads((folder / "recovery.json").read_text())["events"]
+    assert [line["bits"] for line in recoveries if "bits" in line] == ["int8", "nf4"]
+
+
+def test_a_full_disk_is_no_reason_to_spare_bits(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("codetune.training.preflight.shutil.disk_usage", lambda _: full)
+    with pytest.raises(WillNotFitError, match="of disk"):
+        run(dataset, base, tmp_path, allow_quantised_fallback=True)
+    assert not list(tmp_path.glob(".*.partial/recovery.json"))
 
 
 def test_no_batch_is_tried_that_is_said_not_to_fit(
