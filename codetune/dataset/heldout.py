@@ -49,7 +49,7 @@ FIM_COLUMNS = {
 }
 _CONTEXT = 16_384  # characters before a scored region that evaluation may read
 _AROUND = 65_536  # characters before and behind a middle
-_ROW = 8192  # characters of a row: intervals come from many rows rather than from a few long ones
+_ROW = 8192  # bytes of a row: intervals come from many rows rather than from a few long ones
 _FILE_SHARE = 16  # a file gives at most this part of the scored text
 _SMALLEST = 60  # characters of a region that is worth scoring
 _PER_ROUND = 4  # prompts of one file before the others had their turn
@@ -116,11 +116,12 @@ def write_text(path: Path, files: Sequence[Scored], options: DatasetOptions) -> 
     """Write heldout.parquet up to the cap; what of each file is used is left in its regions."""
     left, used = options.heldout_bytes, set()
     share = max(left // _FILE_SHARE, _ROW)
+    longest = min(_ROW, left)
     counts: Counter[str] = Counter()
     with TableWriter(path, TEXT_COLUMNS) as table:
         for scored in files:
             document, of_file, kept = scored.candidate.document, share, []
-            for start, end in _rows(scored, seeded(options.seed, "rows", document.id)):
+            for start, end in _rows(scored, longest, seeded(options.seed, "rows", document.id)):
                 text = document.text[start:end]
                 size = len(text.encode())
                 if size > min(left, of_file):
@@ -241,18 +242,23 @@ class _Prompts:
         return not near.any()
 
 
-def _rows(scored: Scored, random: Random) -> list[tuple[int, int]]:
-    """The regions in random order, long ones cut at line breaks."""
-    rows = []
+def _rows(scored: Scored, longest: int, random: Random) -> list[tuple[int, int]]:
+    """The regions in random order, those of more than `longest` bytes cut at line breaks."""
+    rows, text = [], scored.candidate.document.text
     for start, end in scored.regions:
         at = start
-        while end - at > _ROW:
-            cut = scored.candidate.document.text.rfind("\n", at, at + _ROW) + 1 or at + _ROW
+        while at < end:
+            most = at + _fitting(text[at : min(at + longest, end)], longest)
+            cut = end if most == end else text.rfind("\n", at, most) + 1 or most
             rows.append((at, cut))
             at = cut
-        rows.append((at, end))
     random.shuffle(rows)
     return rows
+
+
+def _fitting(text: str, size: int) -> int:
+    """How many characters from the front make at most `size` bytes."""
+    return len(text.encode()[:size].decode("utf-8", "ignore"))
 
 
 def _row(scored: Scored, start: int, end: int) -> dict[str, Any]:

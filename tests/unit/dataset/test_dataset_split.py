@@ -125,6 +125,13 @@ def test_caps(tmp_path: Path) -> None:
     assert len(rows(artifact, "heldout_fim.parquet")) == 7
 
 
+@pytest.mark.parametrize("letter", ["a", "\N{CYRILLIC SMALL LETTER A}"])
+def test_a_cap_below_the_size_of_a_file(tmp_path: Path, letter: str) -> None:
+    documents = [document(f"m{n}.py", code(n, 16).replace("a", letter)) for n in range(9)]
+    artifact = built(tmp_path, documents, heldout_bytes=1024)
+    assert 500 < sum(row["bytes"] for row in rows(artifact, "heldout.parquet")) <= 1024
+
+
 def test_near_duplicates_do_not_straddle(tmp_path: Path) -> None:
     pairs = files(12)
     twins = [document(f"twin/{n}.py", d.text.replace("json", "toml")) for n, d in enumerate(pairs)]
