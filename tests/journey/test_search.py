@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.clock import AT_ONCE
 from tests.journey.team import Codetune, make_repository
 from tests.unit.evaluation.conftest import write_tokenizer
 
@@ -102,7 +103,7 @@ def test_a_search_that_is_killed_twice_ends_as_one_that_is_not(
 
     killed_within_trial(0, command, home, signal.SIGKILL)
     seconds, errors = killed_within_trial(1, command, home, signal.SIGINT)
-    assert seconds < 2
+    assert seconds < AT_ONCE
     assert "run the same command again" in errors
     finished = codetune(*command, home=home)
     assert finished.returncode == 0, finished.stderr
