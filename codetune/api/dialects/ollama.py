@@ -24,7 +24,7 @@ from codetune.api.dialects.ollama_shapes import Lines, instant
 from codetune.api.permissions import Access
 from codetune.api.stream import LINES
 from codetune.models.prompts import transcode
-from codetune.serving.complete import Voice
+from codetune.serving.complete import REMOTE, Voice
 from codetune.serving.engine import Servable
 from codetune.serving.query import Chat, Fim, Prompt, Text
 
@@ -103,8 +103,11 @@ def _asking(router: APIRouter, front: Front) -> None:
         if body.suffix:
             gap = Fim(body.prompt, body.suffix)
             return await _answer(front, request, body, gap, chat=False)
-        _, voice = await _find(front, request, body.model)
-        prompt = _prompt(body, not body.raw and voice.renderer.has_chat_template)
+        templated = not body.raw  # what an engine elsewhere does with a template is its affair
+        if templated and not _is_elsewhere(front, body.model):
+            _, voice = await _find(front, request, body.model)
+            templated = voice.renderer.has_chat_template
+        prompt = _prompt(body, templated)
         return await _answer(front, request, body, prompt, chat=False)
 
     @router.post("/api/chat", **described(ChatRequest, stream=LINES))
@@ -133,12 +136,20 @@ async def _find(front: Front, request: Request, name: str) -> tuple[Servable, Vo
         return await front.voice(request, tag_of(name))
 
 
+def _is_elsewhere(front: Front, name: str) -> bool:
+    """Whether an engine elsewhere is asked for this model, of which nothing is known here."""
+    called = tag_of(name)
+    engine = called.removeprefix(REMOTE).partition("/")[0]
+    return called.startswith(REMOTE) and engine in front.completer.remotes
+
+
 async def _loaded(front: Front, request: Request, body: Asking, empty: dict[str, Any]) -> Response:
     """An empty request loads the model, or lets it go; what is idle goes by itself here."""
-    model, _ = await _find(front, request, body.model)
     reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
-    if reason == "load":
-        await run_in_threadpool(front.completer.load, model)
+    if not _is_elsewhere(front, body.model):
+        model, _ = await _find(front, request, body.model)
+        if reason == "load":
+            await run_in_threadpool(front.completer.load, model)
     done = {"model": body.model, "created_at": instant(), **empty}
     return JSONResponse({**done, "done": True, "done_reason": reason})
 

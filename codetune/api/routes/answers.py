@@ -9,34 +9,53 @@ from fastapi import Request
 from codetune.api.dialects.front import Front
 from codetune.api.stream import while_connected
 from codetune.errors import ConflictError
+from codetune.serving.complete import REMOTE
+from codetune.serving.config import EMBEDDED_ENGINE
 from codetune.serving.query import Chat, Prompt, Query
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model said, and the mean natural log-probability of its tokens."""
+    """What a model said, and the mean natural log-probability of its tokens, where it is known."""
 
     text: str
     model: str
-    score: float
+    score: float | None
 
 
 async def ask(
-    front: Front, request: Request, prompt: Prompt, model: str | None, max_tokens: int
+    front: Front,
+    request: Request,
+    prompt: Prompt,
+    model: str | None,
+    max_tokens: int,
+    *,
+    scored: bool = False,
 ) -> Answered:
-    """The likeliest answer of a model.
+    """The likeliest answer of a model; `scored`: with its score, if it is computed here.
 
     Raises:
         RegistryError: the asker has no model of that name; and as `Front.start`.
     """
-    query = Query([prompt], model=model, max_tokens=max_tokens, temperature=0.0, logprobs=0)
+    logprobs = 0 if scored and await _is_here(front, request, model) else None
+    query = Query([prompt], model=model, max_tokens=max_tokens, temperature=0.0, logprobs=logprobs)
     run = await front.start(request, query)
     try:
         (whole,) = await while_connected(request, run.collect())
     finally:
         run.cancel()
+    if logprobs is None:
+        return Answered(whole.text, run.model, None)
     scores = [score.logprob for score in whole.scores]
     return Answered(whole.text, run.model, sum(scores) / len(scores) if scores else 0.0)
+
+
+async def _is_here(front: Front, request: Request, model: str | None) -> bool:
+    """Whether this server computes the answers of a model, and so their probabilities."""
+    if model is not None and model.startswith(REMOTE):
+        return False
+    found = await front.resolve(request, model)
+    return front.completer.engine.name_of(found) == EMBEDDED_ENGINE
 
 
 def question(text: str) -> Chat:

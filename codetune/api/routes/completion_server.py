@@ -42,8 +42,9 @@ class Generated(BaseModel):
     """What was written at the cursor."""
 
     generated_text: str
-    score: float = Field(
-        description="Mean natural log-probability of its tokens: 0 is certain, less is less so."
+    score: float | None = Field(
+        description="Mean natural log-probability of its tokens: 0 is certain, less is less so; "
+        "null where an engine elsewhere has answered."
     )
 
 
@@ -86,7 +87,8 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         prompt: Prompt = Text(body.prior_context)
         if body.proceeding_context is not None:
             prompt = Fim(body.prior_context, body.proceeding_context, body.file_path)
-        answer = await ask(front, request, prompt, body.model, body.max_decode_length)
+        length = body.max_decode_length
+        answer = await ask(front, request, prompt, body.model, length, scored=True)
         return Generated(generated_text=answer.text, score=answer.score)
 
     @router.post(

@@ -44,6 +44,16 @@ def test_base_tuned_and_remote_side_by_side(office: Office) -> None:
     assert chat["completion_tokens"] == 12
 
 
+def test_an_engine_elsewhere_is_asked_for_no_scores(office: Office) -> None:
+    """It gives none, and refuses whoever wants some."""
+    body = {"prior_context": "def price(", "max_decode_length": 3}
+    here = office("ada", "POST /generate", 200, json={**body, "model": "tiny"}).json()
+    there = office("ada", "POST /generate", 200, json={**body, "model": "remote:there"}).json()
+    assert here["score"] < 0 and there["score"] is None and there["generated_text"]
+    question = {"q": "What?", "model": "remote:there", "max_tokens": 3}
+    assert office("ada", "POST /query", 200, json=question).json()["answer"]
+
+
 @pytest.mark.parametrize("who", ["bob", "eve", "vic"])
 def test_a_side_that_is_somebody_elses_is_not_there(office: Office, who: str) -> None:
     """Nor is what fails kept from the others; the words are the same as for what nobody has."""

@@ -139,6 +139,14 @@ def test_a_conversation_with_any_of_them(office: Office) -> None:
     office("ada", chat, 400, content=b"{")
 
 
+def test_a_prompt_for_an_engine_elsewhere_is_passed_on(office: Office) -> None:
+    generate = "POST /api/generate"
+    body = {"model": "remote:there/shop", "options": {"num_predict": 3}, "stream": False}
+    for more in ({"prompt": "x"}, {"prompt": "x", "raw": True}):
+        assert office("bob", generate, 200, json={**body, **more}).json()["response"]
+    assert office("bob", generate, 200, json=body).json()["done_reason"] == "load"
+
+
 def test_an_administrator_has_a_server_fetch_a_model(office: Office) -> None:
     pull = "POST /api/v1/ollama/pull"
     office(None, pull, 401, json={"model": "x"})
