@@ -9,7 +9,8 @@ Two ratios are claimed: over TRL at its fastest, and over everybody as they come
 everybody at their fastest, is printed beside them. A shared machine is not as fast from minute to
 minute: codetune and the peers that set a ratio run again, in turns, and the best of each counts.
 LLaMA-Factory's releases pin older libraries (0.9.5: transformers <= 5.6, trl <= 0.24, peft <=
-0.18.1, datasets <= 4.0): `--llamafactory PYTHON` names the interpreter of its own environment.
+0.18.1, datasets <= 4.0): `--llamafactory PYTHON`, or CODETUNE_LLAMAFACTORY, names the interpreter
+of its own environment.
 
 Rates count real tokens (no padding) over the time in training steps without the first three;
 memory is the process's highest resident size from the first step on, with libraries and model in
@@ -47,9 +48,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few steps only")
     parser.add_argument("--tokens", type=int, default=100_000, help="trained on by each side")
     parser.add_argument("--methods", nargs="*", default=["lora", "full"])
-    parser.add_argument("--turns", type=int, default=2, help="more runs of what sets a ratio")
+    parser.add_argument("--turns", type=int, default=1, help="more runs of what sets a ratio")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
-    parser.add_argument("--llamafactory", metavar="PYTHON", default="", help="its interpreter")
+    llamafactory = os.environ.get("CODETUNE_LLAMAFACTORY", "")
+    parser.add_argument("--llamafactory", metavar="PYTHON", default=llamafactory)
     parser.add_argument("--batches", type=int, nargs="*", default=[1], help="also tried: passes")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=EXAMPLES, help=argparse.SUPPRESS)
