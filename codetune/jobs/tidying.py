@@ -14,6 +14,7 @@ from codetune.jobs.rows import clock
 from codetune.registry.files import label_of, model_folders
 from codetune.store.database import Database
 from codetune.store.jobs import ENDED, Job
+from codetune.store.models import Model
 
 _AT_ONCE = 100  # jobs: whoever calls this has leases to keep, too
 
@@ -22,7 +23,7 @@ def forget_ended(database: Database, home: Path, days: float, at_most: int = _AT
     """Delete jobs that ended more than `days` days ago, `at_most` of them; returns how many.
 
     Whatever waits or runs stays, however old it is. So does the job that made a model that is
-    still registered: with its options people go on from the model.
+    still registered, or was saved under another name: with its options people go on from it.
 
     Raises:
         StoreError: the database cannot be used, or a log not deleted.
@@ -31,10 +32,11 @@ def forget_ended(database: Database, home: Path, days: float, at_most: int = _AT
         before = clock(session) - timedelta(days=days)
         model = Job.result["model"].as_string()
         rows = session.execute(select(Job.id, model).where(_ended(before))).all()
+        saved = {details.get("tuning") for details in session.scalars(select(Model.details))}
     if not rows:
         return 0
     registered = {label_of(folder) for folder in model_folders(home / "models")}
-    old = [job for job, made in rows if made not in registered]
+    old = [job for job, made in rows if made not in registered and job not in saved]
     return _forget(database, home / "jobs", old[:at_most], before)
 
 

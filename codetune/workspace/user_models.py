@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from codetune.errors import BadRequestError, ConflictError, NotFoundError, RegistryError
@@ -124,7 +124,7 @@ class UserModels:
             ConflictError: nobody knows what it was tuned on, and `order` names no source.
         """
         model = self.get(actor, model_id, "use")
-        job = self._maker(actor, model.current)
+        job = self._maker(actor, model)
         known = dict(job.parameters.get("config", {})) if job else {}
         for key in ("name", "base"):
             known.pop(key, None)
@@ -158,6 +158,9 @@ class UserModels:
                     for called in (row.name, *(card.id for card in model.versions)):
                         refuse_in_use(session, called, f"model '{model.name}' by that name")
                     naming.begin_rename(work.registry, row.name, new, row.id)
+                    for card in model.versions:
+                        for job in session.scalars(_makers(card)):
+                            job.result = {**(job.result or {}), "model": f"{new}:{card.version}"}
                     row.name = new
         finally:
             end_renames(work.database, work.registry)
@@ -190,17 +193,20 @@ class UserModels:
 
         Raises:
             NotFoundError, ForbiddenError: it is not the actor's.
+            ConflictError: a job that has not ended makes a version of it, or needs one.
         """
         model = self.get(actor, model_id, "delete")
         gone = model.versions if version is None else [_version(model, version)]
-        for card in gone:
-            self._work.registry.remove(card.id)
-        if len(gone) < len(model.versions):
-            return
+        entirely = len(gone) == len(model.versions)
         with self._work.database.write() as session:
+            for called in (*([model.name] if entirely else ()), *(card.id for card in gone)):
+                refuse_in_use(session, called, f"model '{model.name}'")
             row = session.get(Model, model_id)
-            if row is not None:
+            if entirely and row is not None:
                 session.delete(row)
+                session.flush()
+            for card in gone:
+                self._work.registry.remove(card.id)
 
     def share(self, actor: Actor, model_id: str, visibility: str, team_id: str | None) -> UserModel:
         """Show a model to a team of the actor's, to everyone, or to nobody else.
@@ -254,12 +260,22 @@ class UserModels:
             session.flush()
         return row
 
-    def _maker(self, actor: Actor, card: ModelCard) -> Job | None:
-        """The job that made a version, if it is still known and the actor may see it."""
-        made = Job.result["model"].as_string() == card.id
-        found = select(Job).where(Job.kind == "tune", made, readable(actor, Job))
+    def _maker(self, actor: Actor, model: UserModel) -> Job | None:
+        """The job that made a model's current version, if it is still known and the actor may see
+        it; of one that was saved under this name, the job that it was saved from."""
+        mine = readable(actor, Job)
         with self._work.database.session() as session:
-            return session.scalar(found.order_by(Job.created.desc()).limit(1))
+            found = _makers(model.current).where(mine).order_by(Job.created.desc()).limit(1)
+            if (job := session.scalar(found)) is not None:
+                return job
+            saved = select(Job).where(Job.id == model.details.get("tuning"), mine)
+            job = session.scalar(saved)
+            made = str((job.result or {}).get("model")) if job else ""
+            return None if made.rpartition(":")[0] == model.name else job
+
+
+def _makers(card: ModelCard) -> Select[Job]:
+    return select(Job).where(Job.kind == "tune", Job.result["model"].as_string() == card.id)
 
 
 def _model(name: str, row: Model | None, cards: Sequence[ModelCard]) -> UserModel:

@@ -196,14 +196,14 @@ def _deleting(router: APIRouter, workspace: Workspace) -> None:
     """For good."""
     models = UserModels(workspace)
 
-    @router.delete("/{model_id}", status_code=204, responses=refusals())
+    @router.delete("/{model_id}", status_code=204, responses=refusals(409))
     def delete(request: Request, model_id: str) -> None:
         """Delete a model with all its versions, for good."""
         model = models.get(actor_of(request), model_id)
         models.delete(actor_of(request), model_id)
         _noted(workspace, request, "model.delete", model)
 
-    @router.delete("/{model_id}/versions/{version}", status_code=204, responses=refusals())
+    @router.delete("/{model_id}/versions/{version}", status_code=204, responses=refusals(409))
     def delete_version(request: Request, model_id: str, version: int) -> None:
         """Delete one version, for good; its number is not given again."""
         model = models.get(actor_of(request), model_id)

@@ -119,6 +119,30 @@ def test_no_name_is_taken_from_under_a_job(team: Office, shop: str) -> None:
     team("ada", path, 200, json={"name": "till"})
 
 
+def test_nothing_is_deleted_from_under_a_job(team: Office, shop: str) -> None:
+    """It would make its version of a model that nobody owns, whose name is nobody's to take."""
+    url = "https://git.example.com/a/shop"
+    job = team("ada", "POST /api/v1/tuning", 202, json={"source": url}).json()
+    refused = team("ada", f"DELETE {LIST}/{shop}", 409)
+    assert job["id"] in refused.json()["error"]["message"]
+    team("ada", f"DELETE {LIST}/{shop}/versions/1", 204)
+    team("ada", f"DELETE {LIST}/{shop}/versions/2", 409)  # the last one, and the name with it
+    team("ada", f"POST /api/v1/tuning/{job['id']}/cancel", 202)
+    team("ada", f"DELETE {LIST}/{shop}", 204)
+    assert names(team, "ada") == []
+
+
+def test_gone_on_from_by_a_later_name(team: Office, shop: str) -> None:
+    (job,) = team("ada", "GET /api/v1/tuning", 200).json()["items"]
+    body = {"tuning_id": job["id"], "name": "best"}
+    saved = team("ada", f"POST {LIST}/", 201, json=body).json()
+    team("ada", f"POST {LIST}/{shop}/rename", 200, json={"name": "till"})
+    for model_id, base in ((shop, "ada/till:2"), (saved["id"], "ada/best:1")):
+        again = team("ada", f"POST {LIST}/import/{model_id}", 202).json()
+        assert again["config"]["base"] == base
+        assert again["config"]["training"] == {"max_steps": 3}
+
+
 def test_saved_under_another_name(team: Office, shop: str) -> None:
     (job,) = team("ada", "GET /api/v1/tuning", 200).json()["items"]
     body = {"tuning_id": job["id"], "name": "best", "description": "Of the fair."}

@@ -20,6 +20,7 @@ from codetune.jobs.worker import Worker
 from codetune.registry.cards import Registry
 from codetune.store.evaluations import Evaluation
 from codetune.store.jobs import Job, JobEvent
+from codetune.store.models import Model
 from tests.unit.jobs.office import Office
 from tests.unit.registry.finished_stages import stages
 
@@ -64,6 +65,15 @@ def test_what_ended_long_ago_is_forgotten_and_nothing_else(office: Office, tmp_p
     with office.database.session() as session:
         assert session.scalars(select(JobEvent)).all() == []
         assert session.get_one(Evaluation, "evl_1").job_id is None  # the scores stay
+
+
+def test_the_job_whose_model_was_saved_under_another_name_stays(
+    office: Office, tmp_path: Path
+) -> None:
+    name = ended(office, tmp_path, 31, result={"model": "anna/gone:1"})
+    with office.database.write() as session:
+        session.add(Model(name="anna/best", owner_id="anna", details={"tuning": name}))
+    assert forget_ended(office.database, tmp_path, 30) == 0
 
 
 def test_a_log_that_cannot_be_deleted_keeps_its_job(office: Office, tmp_path: Path) -> None:
