@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codetune.errors import DatasetError, ModelError
+from codetune.models.architecture import stated_window
 from codetune.models.prompts import Order, Renderer, TemplateName
 from codetune.records import Repository
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _MOST = 1024  # tokens of a window by default
 _MOSTLY, _HALF = 0.9, 0.5  # of FIM examples suffix first: all of what is asked for, nearly; a mix
-_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ def window_of(options: DatasetOptions, base: Path) -> int:
         facts = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{config} cannot be read: {error}.") from error
-    known = [facts[key] for key in _KEYS if isinstance(facts.get(key), int)]
-    longest = min(known) if known else None
+    longest = stated_window(facts)
     if options.window is not None:
         if longest is not None and options.window > longest:
             raise DatasetError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from codetune.distance import edit_similarity, normalised
+from codetune.errors import EvaluationError
 from codetune.evaluation.config import EvaluationOptions
 from codetune.evaluation.generation import Prompt, greedy_answers
 from codetune.evaluation.likelihood import Passage, score_passages
@@ -116,6 +117,16 @@ def answer_gaps(
     return texts
 
 
-def scored_window(model_window: int, options: EvaluationOptions) -> int:
-    """The tokens of context that both sides may read."""
-    return min(model_window, options.window or DEFAULT_WINDOW)
+def scored_window(model_window: int | None, options: EvaluationOptions) -> int:
+    """The tokens of context that both sides may read.
+
+    Raises:
+        EvaluationError: neither the base's config nor the options say how many.
+    """
+    if model_window is None and options.window is None:
+        raise EvaluationError(
+            "The base's config does not say how long its window is.",
+            advice="Set evaluation.window.",
+        )
+    window = options.window or DEFAULT_WINDOW
+    return window if model_window is None else min(model_window, window)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.artifacts import Artifact, run_stage, write_json
-from codetune.errors import ArtifactError, EvaluationError
+from codetune.errors import ArtifactError
 from codetune.evaluation.completion import Answers, Exam, answer, prepare, scored_window
 from codetune.evaluation.config import EvaluationOptions
 from codetune.evaluation.forgetting import general_digest, general_passages
@@ -21,7 +21,7 @@ from codetune.evaluation.samples import (
     held_out_passages,
 )
 from codetune.evaluation.scorecard import breakdown, make_scorecard
-from codetune.models.architecture import is_seq2seq
+from codetune.models.architecture import is_seq2seq, model_window
 from codetune.models.footprint import bound_kernels, give_back
 from codetune.models.load import (
     BaseModel,
@@ -31,7 +31,6 @@ from codetune.models.load import (
     read_json,
 )
 from codetune.models.prompts import Renderer
-from codetune.models.seq2seq import USUAL_WINDOW
 from codetune.progress import Progress
 
 if TYPE_CHECKING:
@@ -130,7 +129,8 @@ class _Bench:
 
     def _make_exam(self) -> Exam:
         options = self.options
-        window = scored_window(_model_window(self.base), options)
+        config = read_json(self.base.path / "config.json")
+        window = scored_window(model_window(config), options)
         passages = held_out_passages(
             self.dataset / HELD_OUT_TEXT,
             limit=options.text_bytes,
@@ -140,7 +140,7 @@ class _Bench:
         )
         gaps = []
         # An encoder's gap would be asked in words that it was never trained on.
-        whole = is_seq2seq(read_json(self.base.path / "config.json"))
+        whole = is_seq2seq(config)
         if self.renderer.fim is not None and options.fim_prompts and not whole:
             gaps = held_out_gaps(
                 self.dataset / HELD_OUT_FIM, limit=options.fim_prompts, seed=options.seed
@@ -205,20 +205,6 @@ class _Bench:
         if next(tuned.parameters()).dtype == torch.float32:
             return tuned.merge_and_unload()  # type: ignore[no-any-return]
         return tuned  # type: ignore[no-any-return]
-
-
-def _model_window(base: BaseModel) -> int:
-    """The longest sequence that the base was trained for, in tokens."""
-    config = read_json(base.path / "config.json")
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        if isinstance(config.get(name), int):
-            return int(config[name])
-    if is_seq2seq(config):
-        return USUAL_WINDOW
-    raise EvaluationError(
-        f"The config of the base '{base.name}' does not say how long its window is.",
-        advice="Set evaluation.window.",
-    )
 
 
 def _write_completions(file: Path, exam: Exam, sides: Mapping[str, Answers]) -> None:

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from codetune.models.seq2seq import USUAL_WINDOW
+
 if TYPE_CHECKING:
     from torch import nn
 
 # Layers that choose experts: an adapter there would change which expert learns what.
 _ROUTERS = ("gate", "router", "shared_expert_gate")
+# What architectures call the longest text that they were made for, in tokens.
+_WINDOWS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+)
 _DROPOUTS = (
     "attention_dropout",
     "attn_dropout",
@@ -73,13 +84,21 @@ def turn_off_dropout(model: nn.Module) -> None:
                 setattr(layer, name, 0.0)
 
 
+def stated_window(config: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest text that a config.json names, None where it names none."""
+    known = [value for name in _WINDOWS if isinstance(value := config.get(name), int) and value > 0]
+    return min(known, default=None)
+
+
+def model_window(config: Mapping[str, Any]) -> int | None:
+    """`stated_window`, or what an encoder with a decoder is usually trained on."""
+    return stated_window(config) or (USUAL_WINDOW if is_seq2seq(config) else None)
+
+
 def longest_document(config: Any) -> int | None:
     """Tokens that one document may have, None where the architecture sets no limit."""
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0 and not getattr(config, "is_encoder_decoder", 0):
-            return value
-    return None
+    facts = config.to_dict()
+    return None if is_seq2seq(facts) else stated_window(facts)
 
 
 def sliding_window(config: Any) -> int | None:

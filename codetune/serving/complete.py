@@ -20,7 +20,7 @@ from codetune.errors import (
     UnservableModelError,
     nearest,
 )
-from codetune.models.architecture import is_seq2seq
+from codetune.models.architecture import model_window
 from codetune.models.load import read_json
 from codetune.models.prompts import (
     Beginning,
@@ -33,7 +33,6 @@ from codetune.models.prompts import (
     transcode,
 )
 from codetune.models.prompts.healing import LONGEST
-from codetune.models.seq2seq import USUAL_WINDOW
 from codetune.serving.catalog import Catalog
 from codetune.serving.config import EMBEDDED_ENGINE, ServingOptions
 from codetune.serving.engine import Engine, Generation, Job, Sampling, Servable
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 REMOTE = "remote:"  # models of engines elsewhere are called remote:ENGINE or remote:ENGINE/MODEL
 _QUICK = 20_000  # characters that are tokenised without leaving the event loop
 _PATH = 32  # tokens that the path at the cursor takes when other files stand before it
-_WINDOW_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 
 
 @dataclass(frozen=True)
@@ -352,12 +350,10 @@ def _understood(prompt: Text) -> Text | Fim:
 
 
 def _window(config: dict[str, object]) -> int:
-    for key in _WINDOW_KEYS:
-        if isinstance(value := config.get(key), int) and value > 0:
-            return value
-    if is_seq2seq(config):
-        return USUAL_WINDOW
-    raise ModelError("config.json does not say how long the model's window is.")
+    window = model_window(config)
+    if window is None:
+        raise ModelError("config.json does not say how long the model's window is.")
+    return window
 
 
 def _size(prompt: Prompt) -> int:

@@ -15,7 +15,7 @@ from codetune.errors import EvaluationError, ModelError
 from codetune.evaluation import forgetting
 from codetune.evaluation.completion import prepare
 from codetune.evaluation.config import EvaluationOptions
-from codetune.evaluation.evaluate import evaluate
+from codetune.evaluation.evaluate import _Bench, evaluate
 from codetune.evaluation.likelihood import Passage, cut_windows
 from codetune.evaluation.samples import Gap
 from codetune.models.load import BaseModel, parent_of, resolve_base
@@ -142,6 +142,20 @@ def test_a_base_without_fim_tokens_is_scored_on_text_alone(
         assert found[side]["fim_edit_similarity"] is None
         assert found[side]["bits_per_byte"]["value"] > 0
         assert found[side]["n"]["prompts"] == 0
+
+
+def test_a_window_that_no_config_states_is_the_options(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path
+) -> None:
+    shutil.copytree(base.path, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    silent = resolve_base(str(tmp_path / "base"))
+    told = OPTIONS.model_copy(update={"window": 128})
+    assert _Bench(dataset, silent, run, told, Progress()).exam.window == 128
+    with pytest.raises(EvaluationError, match=r"evaluation\.window"):
+        _ = _Bench(dataset, silent, run, OPTIONS, Progress()).exam
 
 
 def test_without_the_general_set_nothing_is_promoted(

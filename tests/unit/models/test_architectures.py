@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from codetune.artifacts import Artifact
-from codetune.models.architecture import linear_layers
+from codetune.models.architecture import linear_layers, model_window, stated_window
 from codetune.models.load import BaseModel, load_adapter, load_model
 from codetune.models.tokens import TokenStore
 from codetune.progress import Progress, Quiet, Task
@@ -42,6 +42,24 @@ def base_of(architecture: str) -> BaseModel:
 @cache
 def data() -> Artifact:
     return make_dataset(Path(mkdtemp()), examples=40, longest=40)
+
+
+@pytest.mark.parametrize(
+    ("config", "stated", "usual"),
+    [
+        ({"max_position_embeddings": 256}, 256, 256),
+        ({"n_positions": 1024, "n_ctx": 512}, 512, 512),  # what all of them allow
+        ({"max_seq_len": 2048}, 2048, 2048),
+        ({"seq_length": 2048, "n_positions": None}, 2048, 2048),
+        ({"is_encoder_decoder": True}, None, 512),
+        ({"n_positions": 128, "is_encoder_decoder": True}, 128, 128),
+        ({}, None, None),
+    ],
+)
+def test_windows_by_all_their_names(
+    config: dict[str, Any], stated: int | None, usual: int | None
+) -> None:
+    assert (stated_window(config), model_window(config)) == (stated, usual)
 
 
 class Stop(Quiet):
