@@ -94,7 +94,12 @@ def evaluate(
             "completions": len(bench.exam.gaps),
         }
 
-    return run_stage("evaluation", folder, options.model_dump(), inputs, make)
+    return run_stage("evaluation", folder, options.model_dump() | _kind(), inputs, make)
+
+
+def _kind() -> dict[str, Any]:
+    """What scores depend on beside options and inputs."""
+    return {"precision": str(device_and_dtype()[1]), "version": _VERSION}
 
 
 class _Bench:
@@ -166,8 +171,7 @@ class _Bench:
             return {"seconds": round(time.monotonic() - start, 3)}
 
         config = {name: getattr(self.options, name) for name in _MEASURED}
-        config |= {"precision": str(device_and_dtype()[1]), "version": _VERSION}
-        artifact = run_stage("scores", folder, config, inputs, make)
+        artifact = run_stage("scores", folder, config | _kind(), inputs, make)
         self.seconds[side] = artifact.summary["seconds"]
         try:
             return Answers(**json.loads((artifact / "answers.json").read_text()))

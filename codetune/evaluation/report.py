@@ -27,7 +27,11 @@ from codetune.records import ModelCard
 
 HTML, MARKDOWN, PICTURE, CURVE = "report.html", "report.md", "scorecard.png", "loss.png"
 # Keys in a stage's recorded config that are not options: they follow from its inputs.
-_DERIVED = {"corpus": ("version",), "dataset": ("recipe", "version")}
+_DERIVED = {
+    "corpus": ("version",),
+    "dataset": ("recipe", "version"),
+    "evaluation": ("precision", "version"),
+}
 
 
 def write_report(

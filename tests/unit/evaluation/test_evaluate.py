@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,21 @@ def test_scores_are_given_once(
     fewer = OPTIONS.model_copy(update={"fim_prompts": 3})
     evaluate(dataset, base, run, fewer, tmp_path, labels(seen))
     assert len(seen) == 4
+
+
+def test_scores_of_another_kind_make_another_scorecard(
+    dataset: Artifact, base: BaseModel, run: Artifact, tmp_path: Path, monkeypatch: Any
+) -> None:
+    module = "codetune.evaluation.evaluate"
+    seen: list[str] = []
+    few = OPTIONS.model_copy(update={"fim_prompts": 0, "bootstrap": 100})
+    digests = {evaluate(dataset, base, run, few, tmp_path, labels(seen)).digest}
+    monkeypatch.setattr(f"{module}._VERSION", 99)
+    digests.add(evaluate(dataset, base, run, few, tmp_path, labels(seen)).digest)
+    monkeypatch.setattr(f"{module}.device_and_dtype", lambda: ("cpu", "float8"))
+    digests.add(evaluate(dataset, base, run, few, tmp_path, labels(seen)).digest)
+    assert len(digests) == 3
+    assert seen.count("score base") == seen.count("score tuned") == 3
 
 
 def test_a_model_that_equals_its_base_stays_a_candidate(

@@ -106,7 +106,7 @@ def made(folder: Path, text: str = HOSTILE, fim: bool = True) -> dict[str, Any]:
     def stage(name: str, make: Any, config: dict[str, Any]) -> Artifact:
         return run_stage(name, folder / name, config, {}, make)
 
-    config = {"seed": 0, "forgetting_limit": 0.03}
+    config = {"seed": 0, "forgetting_limit": 0.03, "precision": "torch.float32", "version": 1}
     return {
         "collected": stage("sources", collect, {"cutoff": 0.1}),
         "cleaned": stage("corpus", clean, {"licences": [text], "version": 1}),
