@@ -59,11 +59,18 @@ class KeyValueCache:
         return wanted, min(capacity, max(self.shape.window, length))
 
     def reserve(self, rows: int, length: int) -> None:
-        """Make room; what is stored stays."""
+        """Make room; what is stored stays, unless there is no memory for it: then all is let go."""
         rows, length = self.fit(rows, length)
         if rows <= self.rows and length <= self.capacity:
             return
-        size = (2, rows, self.shape.kv_heads, length, self.shape.head_size)
+        try:
+            self.layers = self._grown((2, rows, self.shape.kv_heads, length, self.shape.head_size))
+        except BaseException:
+            self.release()  # some layers have grown and some have not
+            raise
+        self.rows, self.capacity = rows, length
+
+    def _grown(self, size: tuple[int, ...]) -> list[torch.Tensor]:
         grown = []
         for number in range(self.shape.layers):
             new = torch.zeros(size, dtype=self.dtype, device=self.device)
@@ -71,7 +78,7 @@ class KeyValueCache:
                 new[:, : self.rows, :, : self.capacity] = self.layers[number]
                 self.layers[number] = new  # frees the old one before the next is made
             grown.append(new)
-        self.layers, self.rows, self.capacity = grown, rows, length
+        return grown
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one row to another."""

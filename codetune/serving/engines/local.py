@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from codetune.errors import (
-    BadRequestError,
     CodetuneError,
     DeadlineError,
     OverloadedError,
@@ -213,7 +212,7 @@ class LocalEngine:
             return False
         try:
             placed = id(runner) not in blocked and runner.admit(sequence)
-        except BadRequestError:
+        except BaseException:
             self._pool.release(model)
             raise
         if not placed:

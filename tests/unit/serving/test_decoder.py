@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,29 @@ def test_growing_the_cache_keeps_what_it_holds(tiny_folder: Path) -> None:
     assert torch.equal(before, cache.stored(0, 20))
     cache.fill(6, before)
     assert torch.equal(before, cache.stored(6, 20))
+
+
+def test_a_cache_that_finds_no_memory_can_be_used_again(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = read_shape(check_folder(tiny_folder))
+    assert shape is not None and shape.layers > 1
+    cache = KeyValueCache(shape, torch.float32, CPU)
+    cache.reserve(1, 16)
+    zeros, calls = torch.zeros, itertools.count()
+
+    def scarce(*size: Any, **options: Any) -> torch.Tensor:
+        if next(calls):
+            raise torch.OutOfMemoryError("no memory")
+        return zeros(*size, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", scarce)
+        with pytest.raises(torch.OutOfMemoryError):
+            cache.reserve(4, 700)
+    assert cache.bytes() == 0
+    cache.reserve(2, 700)
+    assert {layer.shape[1] for layer in cache.layers} == {cache.rows} == {2}
 
 
 def test_other_architectures_are_left_to_transformers() -> None:

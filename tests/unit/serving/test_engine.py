@@ -299,6 +299,25 @@ def test_a_defect_breaks_off_what_runs_and_nothing_later(asker: Asker, engines: 
     assert finish.tokens == 24
 
 
+def test_a_request_that_finds_no_memory_holds_no_model(
+    asker: Asker, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codetune.errors import ServingError
+    from codetune.serving.engines.runner import DecoderRunner
+
+    def scarce(*_: Any) -> bool:
+        raise MemoryError
+
+    engine = engines()
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderRunner, "admit", scarce)
+        with pytest.raises(ServingError, match="The engine failed: MemoryError"):
+            asker.together(engine, [asker.job("x")])
+    assert not engine._pool._used
+    asker.together(engine, [asker.job("x")])
+    assert not engine._pool._used
+
+
 # Models
 
 
