@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from codetune.corpus.decode import decode, is_binary
 from codetune.corpus.examine import Dropped, examine
-from codetune.corpus.licences import Licences
+from codetune.corpus.licences import LicencesByTime
 from codetune.corpus.secrets import redact
 from codetune.tables import TableWriter, read_rows
 
@@ -38,7 +38,7 @@ _ADDRESS = re.compile(r"<?[\w.+-]+@[\w-]+\.[\w.-]+>?")
 
 
 def clean_changes(
-    source: Path, target: Path, options: CorpusOptions, licences: Licences
+    source: Path, target: Path, options: CorpusOptions, licences: LicencesByTime
 ) -> dict[str, Any]:
     """Write the changes worth learning from; counts what was kept, and what dropped and why."""
     dropped: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def told(message: str) -> str:
 
 
 def _clean(
-    row: dict[str, Any], options: CorpusOptions, licences: Licences
+    row: dict[str, Any], options: CorpusOptions, licences: LicencesByTime
 ) -> dict[str, Any] | Dropped:
     place = {"in_past": True, "in_present": False, "previous_path": None}
     after = examine(row | place | {"content": row["after"]}, options, licences)

@@ -24,7 +24,7 @@ from codetune.corpus.changes import clean_changes
 from codetune.corpus.decode import decode
 from codetune.corpus.duplicates import Duplicates
 from codetune.corpus.examine import Candidate, Dropped, Examining
-from codetune.corpus.licences import Licences, is_licence_file
+from codetune.corpus.licences import LicencesByTime, is_licence_file
 from codetune.errors import CorpusError
 from codetune.progress import Progress
 from codetune.syntax.languages import IS_CODE
@@ -90,7 +90,7 @@ class _Cleaning:
         self.collected, self.options, self.folder = collected, options, folder
         self.tally = _Tally()
         self.duplicates = Duplicates(options.near_duplicates)
-        self.licences = Licences(_licence_texts(collected))
+        self.licences = LicencesByTime.of_rows(list(_licence_texts(collected)))
 
     def run(self, progress: Progress, workers: Workers) -> dict[str, Any]:
         """Write both tables; returns the summary."""
@@ -215,10 +215,10 @@ def _batches(files: Path) -> Iterator[list[dict[str, Any]]]:
     yield run
 
 
-def _licence_texts(collected: Artifact) -> Iterator[tuple[str, str]]:
-    """The LICENSE files, found by a first pass that reads only the paths."""
+def _licence_texts(collected: Artifact) -> Iterator[tuple[str, str, bool, bool]]:
+    """The LICENSE files and when they are there, by a first pass that reads only the paths."""
     table = collected / "files.parquet"
     for row in read_rows_where(table, "path", is_licence_file):
         decoded = decode(row["content"])
         if decoded is not None:
-            yield row["path"], decoded.text
+            yield row["path"], decoded.text, row["in_past"], row["in_present"]

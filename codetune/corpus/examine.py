@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codetune.corpus.content import judge_text
 from codetune.corpus.decode import decode, is_binary
-from codetune.corpus.licences import Licences, is_allowed
+from codetune.corpus.licences import LicencesByTime, is_allowed
 from codetune.corpus.paths import judge_path
 from codetune.corpus.secrets import redact
 from codetune.similarity import exact_digest, shingles, signature_of
@@ -58,7 +58,7 @@ class Candidate:
 class Examining:
     """Judges rows of files.parquet; every process has one."""
 
-    def __init__(self, options: CorpusOptions, licences: Licences) -> None:
+    def __init__(self, options: CorpusOptions, licences: LicencesByTime) -> None:
         self._options, self._licences = options, licences
 
     def __call__(self, rows: list[dict[str, Any]]) -> list[tuple[File, Candidate | Dropped]]:
@@ -66,7 +66,9 @@ class Examining:
         return [(File.of(row), examine(row, self._options, self._licences)) for row in rows]
 
 
-def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> Candidate | Dropped:
+def examine(
+    row: dict[str, Any], options: CorpusOptions, licences: LicencesByTime
+) -> Candidate | Dropped:
     """Judge a row of files.parquet by its name, its content and the user's choices."""
     path, content = row["path"], row["content"]
     by_name = judge_path(path, options)
@@ -81,12 +83,13 @@ def examine(row: dict[str, Any], options: CorpusOptions, licences: Licences) -> 
         return Dropped("not_text", "in no encoding that was tried")
     text = decoded.text
     language = language_of(path, text[:4000])
-    if not options.keep_vendored and licences.is_foreign(path):
+    own = licences.at(row)
+    if not options.keep_vendored and own.is_foreign(path):
         return Dropped("vendored", "in a folder of dependencies with a licence of its own")
     by_content = judge_text(text, language, options)
     if by_content is not None:
         return Dropped(*by_content)
-    licence = licences.of(path, text)
+    licence = own.of(path, text)
     if options.licences and not is_allowed(licence, options.licences):
         return Dropped("licence", licence)
     redacted = redact(text)

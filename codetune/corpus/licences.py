@@ -1,5 +1,7 @@
 """Which licence a file is under: its own SPDX tag, else the nearest LICENSE file above it.
 
+A file of the past is judged by the past's LICENSE files, for it is trained on as it was then.
+
 Licence texts are recognised by phrases that only they contain; what is not recognised is
 "unknown", never guessed.
 """
@@ -7,7 +9,9 @@ Licence texts are recognised by phrases that only they contain; what is not reco
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from codetune.corpus.paths import MAYBE_VENDORED
 
@@ -158,6 +162,26 @@ class Licences:
             return False
         below = ("/".join(parts[: depth + 1]) for depth in range(at, len(parts)))
         return any(folder in self._folders for folder in below)
+
+
+@dataclass(frozen=True)
+class LicencesByTime:
+    """The licence files of the tree at the cut-off, and those of the present tree."""
+
+    past: Licences
+    present: Licences
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[tuple[str, str, bool, bool]]) -> LicencesByTime:
+        """`rows`: path, text, and whether it is in the past and in the present."""
+        return cls(
+            Licences((path, text) for path, text, in_past, _ in rows if in_past),
+            Licences((path, text) for path, text, _, in_present in rows if in_present),
+        )
+
+    def at(self, row: Mapping[str, Any]) -> Licences:
+        """Those that hold for a row of files.parquet: what was there at the cut-off is past."""
+        return self.past if row["in_past"] else self.present
 
 
 def is_allowed(expression: str, allowed: Iterable[str]) -> bool:

@@ -15,6 +15,7 @@ Permission is hereby granted, free of charge, to any person obtaining a copy of 
 to deal in the Software without restriction. The above copyright notice and this permission
 notice shall be included in all copies.
 """
+GPL = "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007\n"
 ROWS = "".join(f"    ('{n:04d}', 'Place number {n}'),\n" for n in range(1000))
 LONG = "data = '" + "x" * 9000 + "'\n"
 DROPPED = {
@@ -132,6 +133,18 @@ def test_only_allowed_licences(cleaned):
     assert result.kept == ["b.rs"]
     assert result.dropped == {"a.py": "licence", "c.py": "licence"}
     assert cleaned(*files, licences=("MIT", "unknown")).kept == ["b.rs", "c.py"]
+
+
+def test_a_file_is_under_the_licence_of_its_own_version(cleaned):
+    files = (past("LICENSE", GPL), present("LICENSE", MIT, "LICENSE"))
+    files += (past("old.py", code(0)), both("same.py", code(1)), present("new.py", code(2)))
+    result = cleaned(*files)
+    licences = {row["path"]: row["licence"] for row in result.documents if row["path"] != "LICENSE"}
+    # What is unchanged is trained on as it was at the cut-off.
+    assert licences == {"old.py": "GPL-3.0-only", "same.py": "GPL-3.0-only", "new.py": "MIT"}
+    only = cleaned(*files, licences=("MIT",))
+    assert "new.py" in only.kept
+    assert only.dropped["old.py"] == only.dropped["same.py"] == "licence"
 
 
 # Duplicates and versions ----------------------------------------------------------------------
