@@ -32,6 +32,12 @@ class Servable:
     base: BaseModel
     created: int = 0  # seconds since 1970
     repository: str | None = None  # that it was tuned on, as in its training headers
+    edition: str = ""  # which weights, where somebody may overwrite the folder's
+
+    @property
+    def key(self) -> str:
+        """What tells its weights from all others in memory."""
+        return f"{self.folder} {self.edition}" if self.edition else str(self.folder)
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -251,8 +251,8 @@ def test_vllms_adapters(http: httpx.Client, client: OpenAI, server: Running) -> 
 def test_adapters_below_a_named_root(serve_with: Any, server: Running, tmp_path: Any) -> None:
     import shutil
 
-    source = next((server.home / "models").glob("*/model/adapter_config.json")).parent
-    root, outside = tmp_path / "root", tmp_path / "outside"
+    folders = [f.parent for f in (server.home / "models").glob("*/model/adapter_config.json")]
+    source, root, outside = folders[0], tmp_path / "root", tmp_path / "outside"
     shutil.copytree(source, root / "mine")
     shutil.copytree(source, outside)
     (root / "link").symlink_to(outside)
@@ -263,8 +263,15 @@ def test_adapters_below_a_named_root(serve_with: Any, server: Running, tmp_path:
         load = "/v1/load_lora_adapter"
         answer = http.post(load, json={"lora_name": "x", "lora_path": str(root / "mine")})
         assert answer.status_code == 200
-        body = {"model": "x", "prompt": P, "max_tokens": 4}
-        assert http.post("/v1/completions", json=body).json()["model"] == "x"
+        body = {"model": "x", "prompt": P, "max_tokens": 12, "temperature": 0}
+        answer = http.post("/v1/completions", json=body).json()
+        assert answer["model"] == "x"
+        other = next(made for made in folders if made != source)
+        for file in ("adapter_model.safetensors", "adapter_config.json"):
+            shutil.copy(other / file, root / "mine" / file)
+        again = {"lora_name": "x", "lora_path": str(root / "mine"), "load_inplace": True}
+        assert http.post(load, json=again).status_code == 200
+        assert http.post("/v1/completions", json=body).json()["choices"] != answer["choices"]
         for path in (root, root / "link", root / "mine/../../outside", outside):
             answer = http.post(load, json={"lora_name": "y", "lora_path": str(path)})
             assert answer.status_code == 404, path

@@ -110,4 +110,8 @@ def _under_a_root(roots: Sequence[str], path: str, base: BaseModel) -> Servable:
     except ModelError as error:
         message = error.message.replace(str(folder), folder.name)
         raise UnservableModelError(f"'{folder.name}' cannot be served: {message}") from error
-    return Servable(folder.name, "adapter", folder, base, int(folder.stat().st_mtime))
+    # Whoever tunes again may overwrite the folder: other weights are another model.
+    weights = (folder / "adapter_model.safetensors").stat()
+    edition = f"{weights.st_mtime_ns} {weights.st_size}"
+    created = int(folder.stat().st_mtime)
+    return Servable(folder.name, "adapter", folder, base, created, edition=edition)

@@ -116,7 +116,7 @@ def _means(runner: DecoderRunner, model: Servable, batch: Sequence[Passage]) -> 
     """The mean states of passages that are read side by side; of a long one in stretches."""
     decoder = runner.decoder
     runner.set_threads()
-    mix = runner.bank.alone(str(model.folder)) if model.kind == "adapter" else None
+    mix = runner.bank.alone(model.key) if model.kind == "adapter" else None
 
     def states(passages: Sequence[Passage], attention: Texts) -> torch.Tensor:
         ids = torch.tensor([i for p in passages for i in p.ids], device=decoder.device)
@@ -141,7 +141,7 @@ def _means(runner: DecoderRunner, model: Servable, batch: Sequence[Passage]) -> 
 
 
 def _foreign_mean(runner: TransformersRunner, model: Servable, passage: Passage) -> torch.Tensor:
-    adapter = str(model.folder) if model.kind == "adapter" else None
+    adapter = model.key if model.kind == "adapter" else None
     return runner.states(list(passage.ids), adapter)[passage.start :].mean(0)
 
 

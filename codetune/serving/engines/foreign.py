@@ -40,7 +40,7 @@ class TransformersRunner:
         self._marks = Marks.of(config) if config.is_encoder_decoder else None
         self._device, self._most_rows, self._cache_bytes = device, rows, cache_bytes
         self._token_bytes = _token_bytes(config.get_text_config(), dtype)
-        self._adapters: dict[str, str] = {}  # folder → PEFT's name
+        self._adapters: dict[str, str] = {}  # our name → PEFT's
         self._caches: dict[Sequence, Any] = {}
         self._encoded: dict[Sequence, Any] = {}  # what the encoder made of the prompt
         self._lock = threading.Lock()  # adapters are loaded in another thread
@@ -63,15 +63,15 @@ class TransformersRunner:
         check_adapter(folder, base=base)
         return (folder / WEIGHTS).stat().st_size
 
-    def load_adapter(self, folder: Path, base: BaseModel) -> None:
-        if str(folder) in self._adapters:  # the last one, which could not be dropped
+    def load_adapter(self, folder: Path, base: BaseModel, name: str) -> None:
+        if name in self._adapters:  # the last one, which could not be dropped
             return
-        name = f"adapter{len(self._adapters)}"
-        while name in self._adapters.values():
-            name += "_"
+        called = f"adapter{len(self._adapters)}"
+        while called in self._adapters.values():
+            called += "_"
         with self._lock:
-            self._model = load_adapter(self._model, folder, base=base, name=name)
-            self._adapters[str(folder)] = name
+            self._model = load_adapter(self._model, folder, base=base, name=called)
+            self._adapters[name] = called
 
     def drop_adapter(self, name: str) -> None:
         with self._lock:

@@ -34,6 +34,7 @@ class _Loaded:
     """An adapter in memory."""
 
     runner: str  # key
+    folder: str
     size: int  # bytes
     used_at: float  # on the monotonic clock
 
@@ -51,10 +52,10 @@ class ModelPool:
         self._adapters_limit = int(options.adapters_gb * 1e9)
         self._idle = options.idle_minutes * 60 or math.inf
         self._runners: OrderedDict[str, Runner] = OrderedDict()
-        self._adapters: OrderedDict[str, _Loaded] = OrderedDict()  # by folder, by last use
+        self._adapters: OrderedDict[str, _Loaded] = OrderedDict()  # by their keys, by last use
         self._loading: dict[str, Future[int]] = {}
         self._places: dict[str, str] = {}  # model → its runner's key
-        self._used: Counter[str] = Counter()  # runner's key or adapter's folder → sequences
+        self._used: Counter[str] = Counter()  # runner's key or adapter's → sequences
         self._lock = threading.RLock()
         self._looks_at = 0.0  # when idle adapters are looked for again, on the monotonic clock
         self._releases = 0  # how often an adapter in use was let go
@@ -103,9 +104,9 @@ class ModelPool:
                 self._used[key] -= 1
                 if not self._used[key]:
                     del self._used[key]
-            if (adapter := self._adapters.get(str(model.folder))) is not None:
+            if (adapter := self._adapters.get(model.key)) is not None:
                 adapter.used_at = time.monotonic()
-                self._releases += not self._used[str(model.folder)]
+                self._releases += not self._used[model.key]
 
     def tidy(self) -> None:
         """Drop the adapters that nobody has used for as long as the options say.
@@ -117,9 +118,9 @@ class ModelPool:
             return
         self._looks_at = now + _IDLE_LOOK
         with self._lock:
-            for folder, adapter in list(self._adapters.items()):
-                if now - adapter.used_at > self._idle and not self._used[folder]:
-                    self._drop(folder)
+            for name, adapter in list(self._adapters.items()):
+                if now - adapter.used_at > self._idle and not self._used[name]:
+                    self._drop(name)
             if self._tidied != (changes := self.loads + self.evictions):
                 self._tidied = changes
                 self._loader.submit(_give_back)
@@ -134,14 +135,14 @@ class ModelPool:
         """The folders of what is in memory."""
         with self._lock:
             weights = {key.removesuffix(_FOREIGN) for key in self._runners}
-            return weights | set(self._adapters)
+            return weights | {adapter.folder for adapter in self._adapters.values()}
 
     def close(self) -> None:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _loaded(self, model: Servable) -> Runner | None:
         runner = self._runners.get(self._places.get(_name(model), ""))
-        if runner is None or (model.kind == "adapter" and str(model.folder) not in self._adapters):
+        if runner is None or (model.kind == "adapter" and model.key not in self._adapters):
             return None
         return runner
 
@@ -149,13 +150,13 @@ class ModelPool:
         self._runners.move_to_end(self._places[_name(model)])
         self._used.update(self._keys(model))
         if model.kind == "adapter":
-            self._adapters.move_to_end(str(model.folder))
+            self._adapters.move_to_end(model.key)
 
     def _keys(self, model: Servable) -> set[str]:
-        return {self._places[_name(model)], str(model.folder)}
+        return {self._places[_name(model)], model.key}
 
-    def _drop(self, folder: str) -> None:
-        self._runners[self._adapters.pop(folder).runner].drop_adapter(folder)
+    def _drop(self, name: str) -> None:
+        self._runners[self._adapters.pop(name).runner].drop_adapter(name)
         self.evictions += 1
 
     # In the loader's thread.
@@ -199,7 +200,7 @@ class ModelPool:
 
     def _load_adapter(self, model: Servable, key: str, runner: Runner) -> int:
         """As `_load`; what does not fit its base, or never fits into memory, is refused."""
-        folder, limit = str(model.folder), self._adapters_limit
+        name, limit = model.key, self._adapters_limit
         size = runner.measure(model.folder, model.base)
         if size > limit:
             raise UnservableModelError(
@@ -208,17 +209,17 @@ class ModelPool:
                 advice="Give the server more with adapters_gb.",
             )
         with self._lock:
-            if folder in self._adapters:
+            if name in self._adapters:
                 return _DONE
-            in_use = sum(a.size for name, a in self._adapters.items() if self._used[name])
+            in_use = sum(a.size for one, a in self._adapters.items() if self._used[one])
             if in_use + size > limit:
                 return self._releases
-            idle = [name for name in self._adapters if not self._used[name]]
+            idle = [one for one in self._adapters if not self._used[one]]
             while sum(adapter.size for adapter in self._adapters.values()) + size > limit:
                 self._drop(idle.pop(0))
-        runner.load_adapter(model.folder, model.base)
+        runner.load_adapter(model.folder, model.base, name)
         with self._lock:
-            self._adapters[folder] = _Loaded(key, size, time.monotonic())
+            self._adapters[name] = _Loaded(key, str(model.folder), size, time.monotonic())
             self.loads += 1
         return _DONE
 
@@ -270,8 +271,8 @@ class ModelPool:
                 if size + held <= self._weights_limit:
                     return
                 if not self._used[key]:
-                    for folder in [f for f, a in self._adapters.items() if a.runner == key]:
-                        self._drop(folder)
+                    for name in [n for n, a in self._adapters.items() if a.runner == key]:
+                        self._drop(name)
                     del self._runners[key]
 
 
@@ -287,7 +288,7 @@ def _give_back() -> None:
 
 
 def _name(model: Servable) -> str:
-    return f"{model.kind} {model.folder}"
+    return f"{model.kind} {model.key}"
 
 
 def _unservable(model: Servable, error: CodetuneError) -> UnservableModelError:

@@ -42,7 +42,7 @@ class RemoteAdapters:
         """
         if not self._options.adapters or model.kind != "adapter":
             raise ServingError(f"The engine '{self._options.name}' does not load '{model.id}'.")
-        name = f"codetune-{hashlib.sha256(str(model.folder).encode()).hexdigest()[:16]}"
+        name = f"codetune-{hashlib.sha256(model.key.encode()).hexdigest()[:16]}"
         async with self._lock:
             if name in self._loaded:
                 self._loaded.move_to_end(name)

@@ -42,7 +42,7 @@ class Runner(Protocol):
 
     @property
     def adapters(self) -> Collection[str]:
-        """The folders of the adapters that are loaded."""
+        """The names of the adapters that are loaded."""
 
     def usage(self) -> Usage:
         """The memory it holds."""
@@ -54,8 +54,8 @@ class Runner(Protocol):
             ModelError, UnservableModelError: it is damaged or does not fit.
         """
 
-    def load_adapter(self, folder: Path, base: BaseModel) -> None:
-        """Load an adapter of `base`, whose weights these are.
+    def load_adapter(self, folder: Path, base: BaseModel, name: str) -> None:
+        """Load an adapter of `base`, whose weights these are, under a name.
 
         Raises:
             ModelError, UnservableModelError: it is damaged or does not fit.
@@ -107,11 +107,11 @@ class DecoderRunner:
         layout = layout_of(check_shapes(folder, self.decoder.shape), self.decoder.shape)
         return layout.size * self.decoder.dtype.itemsize
 
-    def load_adapter(self, folder: Path, base: BaseModel) -> None:
+    def load_adapter(self, folder: Path, base: BaseModel, name: str) -> None:
         check_adapter(folder, base=base)
         decoder = self.decoder
         adapter = read_adapter(folder, decoder.shape, decoder.dtype, decoder.device)
-        self.bank.put(str(folder), adapter)
+        self.bank.put(name, adapter)
 
     def drop_adapter(self, name: str) -> None:
         self.bank.drop(name)

@@ -56,7 +56,7 @@ class Sequence:
     @property
     def adapter(self) -> str | None:
         """The key of the adapter that its rows use; None for plain weights."""
-        return str(self.job.model.folder) if self.job.model.kind == "adapter" else None
+        return self.job.model.key if self.job.model.kind == "adapter" else None
 
     @property
     def prefilled(self) -> bool:

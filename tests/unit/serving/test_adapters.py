@@ -277,6 +277,20 @@ def test_a_promotion_swaps_weights_without_dropping_an_answer(
     assert asyncio.run(ask()) == expected
 
 
+def test_weights_that_were_overwritten_are_others(
+    asker: Asker, adapters: Sequence[Servable], engines: Engines, tmp_path: Path
+) -> None:
+    engine, folder = engines(), tmp_path / "mine"
+    answers = []
+    for number, made in enumerate(adapters[:2]):
+        shutil.copytree(made.folder, folder, dirs_exist_ok=True)
+        mine = replace(made, folder=folder, edition=str(number))
+        jobs = [asker.job(PROMPTS[0], model) for model in (mine, made)]
+        answers += asker.apart(engine, jobs)
+    assert answers[0] == answers[1] != answers[2] == answers[3]
+    assert str(folder) in engine.loaded()
+
+
 def test_a_mismatch_is_refused_before_the_weights_are_read(
     asker: Asker,
     sixteen: list[Servable],
