@@ -21,7 +21,13 @@ TOOLS = ("axolotl", "llamafactory", "trl")
 @click.option("--base", help="The base that the other tool tunes.")
 @click.option("--data", default="train.jsonl", show_default=True, help="The data it trains on.")
 @click.option("--output", type=click.Path(path_type=Path), help="A file; default: printed.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set any option.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="One option of codetune.yaml, e.g. training.epochs=2. Repeatable.",
+)
 def export_config(
     tool: str,
     config_file: Path | None,

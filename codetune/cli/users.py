@@ -147,7 +147,12 @@ def passwd(name: str, password: str | None) -> None:
 
 @users.command()
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, help="complete, read, write, admin. Repeatable.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="complete, read, write, metrics, admin. Repeatable.",
+)
 @click.option("--expires", help="12h, 90d, 2w or a date.  [never]")
 @click.option("--label", default="command line", show_default=True, help="What it is for.")
 @click.option("--list", "show", is_flag=True, help="List the tokens there are.")
