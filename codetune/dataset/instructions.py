@@ -128,18 +128,17 @@ class Instructions:
         regions = {s.candidate.document.id: s.regions for s in purged.scored}
         splits = {s.candidate.document.id: s.candidate.split for s in purged.scored}
         documents = [scored.candidate.document for scored in purged.scored]
-        paths = {(d.repo, d.path): d.id for d in documents}
         maker = self._maker(lambda: batches(iter(documents), _BATCH), Workers(1))
         usable: list[Pair] = []
         for pair in maker.pairs(folder):
             start, end = pair.span
-            inside = regions[paths[pair.repo, pair.path]]
+            inside = regions[pair.document]
             if any(a <= start and end <= b for a, b in inside):
                 usable.append(pair)
         with TableWriter(folder / _HELD, HELD_COLUMNS) as table:
             for pair in self._some(usable, self._options.instructions.heldout):
                 row = {n: getattr(pair, n) for n in HELD_COLUMNS if n != "split"}
-                row["split"] = splits[paths[pair.repo, pair.path]]
+                row["split"] = splits[pair.document]
                 table.write(row, pair.size)
 
     def _some(self, pairs: Sequence[Pair], most: int) -> list[Pair]:

@@ -91,6 +91,7 @@ class CodePairs:
             document.language,
             self._commit,
             names=f"{one.qualified} {signature_of(document.text, one)}",
+            document=document.id,
         )
 
     def _module(self, document: Document) -> Iterator[Pair]:
@@ -111,6 +112,7 @@ class CodePairs:
             document.language,
             self._commit,
             names=PurePosixPath(document.path).stem,
+            document=document.id,
         )
 
 

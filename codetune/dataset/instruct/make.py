@@ -158,6 +158,7 @@ class LinkedPairs:
             document.language,
             self._commit,
             names=place.qualified,
+            document=document.id,
         )
 
 

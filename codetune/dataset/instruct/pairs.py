@@ -34,6 +34,7 @@ class Pair:
     commit: str | None = None
     names: str = ""
     teacher: str = ""  # the model that worded the instruction, if one did
+    document: str = ""  # the id of the document that `span` is of; none for a commit's
 
     @property
     def id(self) -> str:
@@ -91,12 +92,13 @@ class Pair:
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Pair:
-        """The pair of a row that `row` made."""
+        """The pair of a row that `row` made; "document" may stand beside what that gives."""
         source = row["source"]
         texts = {name: row[name] for name in ("instruction", "input", "output", "kind", "language")}
         span = (int(source["span"][0]), int(source["span"][1]))
         names = {name: source[name] for name in ("repo", "commit", "path", "licence")}
-        return cls(**texts, span=span, **names, teacher=source.get("teacher", ""))
+        more = {"teacher": source.get("teacher", ""), "document": row.get("document", "")}
+        return cls(**texts, span=span, **names, **more)
 
 
 def _flat(text: str) -> str:

@@ -86,6 +86,7 @@ class ProsePairs:
             document.language,
             self._commit,
             names=section.heading,
+            document=document.id,
         )  # fmt: skip
 
 

@@ -59,7 +59,8 @@ class Pool:
             self.dropped["duplicate"] += 1
             return
         self._seen.add(pair.digest)
-        line = json.dumps(pair.row(), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        row = pair.row() | {"document": pair.document}
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         rank = hashlib.sha256(f"{self._seed}\n{pair.id}".encode()).digest()[:8]
         answer = pair.answer_digest
         self._answers[pair.kind][answer] += 1

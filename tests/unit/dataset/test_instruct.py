@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,24 @@ from hypothesis import strategies as st
 
 from codetune.artifacts import Artifact
 from codetune.cli.options import data_settings
+from codetune.dataset.config import DatasetOptions
+from codetune.dataset.heldout import Scored
 from codetune.dataset.instruct.config import InstructionOptions
 from codetune.dataset.instruct.diffs import unified, unmarked
 from codetune.dataset.instruct.filters import reason_against
 from codetune.dataset.instruct.make import InstructionMaker, read_pairs
 from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.instruct.select import Pool
-from codetune.dataset.leakage import decoded
+from codetune.dataset.instructions import Instructions
+from codetune.dataset.leakage import Purged, decoded
+from codetune.dataset.review import Review
+from codetune.dataset.split import Candidate
 from codetune.dataset.table import read_examples
 from codetune.dataset.windows import WindowSet, telling_windows
 from codetune.errors import ConfigError, DatasetError
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import STREAMS, TokenStore
+from codetune.progress import Progress
 from codetune.records import Document
 from codetune.workers import Workers
 from tests.unit.dataset.corpora import built, code, document, rows
@@ -356,6 +363,25 @@ def test_held_out_instructions_come_from_held_out_files(tmp_path: Path) -> None:
     trained = {pair.path for pair in read_pairs(made / "sft.jsonl")}
     assert not {row["path"] for row in held} & trained
     assert {row["split"] for row in held} <= {"time", "file"}
+
+
+def test_two_held_out_versions_of_a_file_are_told_apart(tmp_path: Path) -> None:
+    """The past version is scored whole, of the present one a few characters."""
+    past = document("shop/cart.py", CART, present=False)
+    present = document("shop/cart.py", code("cart"), past=False)
+    scored = [
+        Scored(Candidate(one, split, regions, whole=False), regions, None, None)  # type: ignore[arg-type]
+        for one, split, regions in (
+            (past, "file", [(0, len(CART))]),
+            (present, "time", [(0, 5)]),
+        )
+    ]
+    recipe: Any = SimpleNamespace(commit=None)
+    made = Instructions(tmp_path, DatasetOptions(), recipe, Workers(1), Review(), Progress())
+    made._hold_out(tmp_path, Purged(scored))
+    held = rows(Artifact(tmp_path, "dataset", "", {}, {}), "heldout_sft.parquet")
+    assert {row["split"] for row in held} == {"file"}
+    assert any("Add up the prices" in row["output"] for row in held)
 
 
 def test_the_same_seed_gives_the_same_instructions_in_any_number_of_processes(
