@@ -13,6 +13,7 @@ from codetune.models.architecture import sliding_window
 from codetune.models.linear_loss import linear_cross_entropy
 from codetune.training import attention
 from codetune.training.batches import Batch
+from codetune.training.norms import quicken_norms
 
 # How documents are kept apart: our attention document by document; transformers' SDPA over the
 # whole row, which sees from the position ids where documents begin; or one row a document.
@@ -56,6 +57,7 @@ class CausalObjective:
         self.head: Any = causal.get_output_embeddings()
         self.fused = isinstance(self.head, nn.Linear) and self.head.bias is None
         self.vocabulary = int(causal.get_input_embeddings().weight.shape[0])
+        quicken_norms(self.decoder)
         attention.register()
         self.way: Way = "documents"
         self.use(self.way)
