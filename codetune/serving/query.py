@@ -14,6 +14,7 @@ MOST_ANSWERS = 128  # n × prompts
 MOST_STOPS, LONGEST_STOP = 64, 256
 MOST_LOGPROBS = 20
 MOST_TEMPERATURE = 100.0
+_NAMED = 1e300  # what is more is not repeated: it need not be a float
 
 
 @dataclass(frozen=True)
@@ -99,4 +100,5 @@ class Query:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also refuses NaN
-        raise BadRequestError(f"'{name}' is {value:g}; it may be {low:g} to {high:g}.", param=name)
+        said = "beyond all bounds" if abs(value) > _NAMED else f"{value:g}"
+        raise BadRequestError(f"'{name}' is {said}; it may be {low:g} to {high:g}.", param=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from codetune.workspace.workspace import Workspace
 
 UPLOADED = ("upload", "documents", "project")  # kinds that lie below the home
 _FOLDER = "uploads"
+_SHOWN = 80  # characters of a path that cannot be
 
 
 class Sources:
@@ -91,13 +93,7 @@ class Sources:
         source_id = new_id("src")
         with received(self._work.home, f"{_FOLDER}/{source_id}", ()) as new:
             for path, text in files.items():
-                place = (new / path).resolve()
-                if place == new.resolve() or not place.is_relative_to(new.resolve()):
-                    raise BadRequestError(f"'{path}' is no path in a project.", param=path[:80])
-                if place.exists() or any(parent.is_file() for parent in place.parents):
-                    raise BadRequestError(f"'{path}' is there twice.", param=path[:80])
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_text(text, encoding="utf-8", errors="replace")
+                _write(new.resolve(), path, text)
         return self._keep(actor, source_id, kind, None, name)
 
     def get(self, actor: Actor, source_id: str) -> Source:
@@ -158,6 +154,25 @@ class Sources:
             shutil.rmtree(self._work.home / _FOLDER / source_id, ignore_errors=True)
             raise
         return row
+
+
+def _write(folder: Path, path: str, text: str) -> None:
+    named = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}…"
+    wrong = BadRequestError(f"'{named}' is no path in a project.", param=path[:_SHOWN])
+    try:
+        place = (folder / path).resolve()
+        if place == folder or not place.is_relative_to(folder):
+            raise wrong
+        if place.exists() or any(parent.is_file() for parent in place.parents):
+            raise BadRequestError(f"'{named}' is there twice.", param=path[:_SHOWN])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8", errors="replace")
+    except ValueError as error:  # null characters
+        raise wrong from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise wrong from error
 
 
 def refuse_in_use(session: Session, place: str, what: str) -> None:

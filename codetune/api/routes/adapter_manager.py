@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
@@ -107,7 +108,9 @@ def _tuning(router: APIRouter, workspace: Workspace) -> None:
             )
         config = {**(body.config if body else {})}
         for section, values in _CONFIG.items():
-            config[section] = {**values, **config.get(section, {})}
+            own = {} if config.get(section) is None else config[section]
+            if isinstance(own, Mapping):  # whatever else it is, is refused with all other options
+                config[section] = {**values, **own}
         order = Order("tune", source_id=source.id, name=_NAME, config=config)
         job = orders.submit(actor, order)
         return Started(job_id=job.id, status_endpoint="/fine-tuning/status")

@@ -122,6 +122,8 @@ def test_every_refusal_is_an_error_object(
         b'{"model": "tiny", "prompt": "x", "stop": [[1]]}',
         b'{"model": "tiny", "prompt": "\\ud800", "max_tokens": 0}',
         b'{"model": ["tiny"]}',
+        b'{"model": "tiny", "prompt": "x", "n": 1' + b"0" * 400 + b"}",
+        b'{"model": "tiny", "prompt": "x", "temperature": 1' + b"0" * 400 + b"}",
     ],
 )
 def test_bodies_that_make_no_sense_are_bad_requests(port: int, body: bytes) -> None:

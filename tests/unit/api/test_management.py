@@ -164,7 +164,7 @@ def test_a_project_is_tuned_on(alone: Office, tmp_path: Path) -> None:
     assert (folder / "shop/a.py").read_text() == "A = 1\n"
     assert (folder / "documents/0001.md").read_text() == "All about A."
     assert alone(None, f"GET {made['status_endpoint']}", 200).json()["state"] == "queued"
-    for path in ("../x.py", "/etc/x.py", "a/../../x.py", ""):
+    for path in ("../x.py", "/etc/x.py", "a/../../x.py", "", "a\0.py", "a" * 300, "a/" * 5000):
         alone(None, "POST /finetune/project", 422, json={"project_dict": {path: "x"}})
     alone(None, "POST /finetune/project", 422, json={})
     alone(None, "POST /finetune/project", 422, json={"libraries": ["numpy"]})

@@ -103,7 +103,8 @@ def test_documents_grow_in_one_folder(team: Office, tmp_path: Path) -> None:
     assert (folder / "a.md").read_text() == "# A again\n"
     for data in (b"%PDF\xff\xfe", b"a\0b", b"\xc3"):
         team("ada", "POST /documents", 422, files={"file": ("c.md", data)})
-    team("ada", "POST /fine-tuning/setup", 202)
+    team("ada", "POST /fine-tuning/setup", 422, json={"config": {"corpus": "x"}})
+    team("ada", "POST /fine-tuning/setup", 202, json={"config": {"dataset": None}})
     status = team("ada", "GET /fine-tuning/status", 200).json()
     assert (status["trained"], status["available"], status["job"]["state"]) == (
         False,
