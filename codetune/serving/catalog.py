@@ -49,6 +49,7 @@ class Catalog:
         self._base_name = base
         self._owners = owners
         self._lock = threading.Lock()
+        self._resolving = threading.Lock()  # a base, which may last: it may come over the network
         self._read_at = 0.0
         self._cards: list[ModelCard] = []
         self._bases: dict[str, BaseModel] = {}
@@ -153,8 +154,10 @@ class Catalog:
         return Servable(id=label_of(name), kind="base", folder=base.path, base=base)
 
     def _base(self, name: str) -> BaseModel:
-        """Resolved once: the digest reads the whole weights."""
-        with self._lock:
+        """Resolved once: the digest reads the whole weights. Nobody else waits meanwhile."""
+        if (known := self._bases.get(name)) is not None:
+            return known
+        with self._resolving:
             if name not in self._bases:
                 self._bases[name] = resolve_base(name)
             return self._bases[name]

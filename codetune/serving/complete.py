@@ -301,6 +301,8 @@ class Completer:
         Raises:
             UnservableModelError: its tokenizer or its config cannot be used.
         """
+        if (known := self._voices.get(_key(model))) is not None:
+            return known  # without waiting for another one to be read
         with self._lock:
             if (voice := self._voices.get(_key(model))) is None:
                 weights = model.base.path if model.kind == "adapter" else model.folder

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,30 @@ def test_a_new_model_is_seen_while_serving(base: BaseModel, tmp_path: Path) -> N
     register(tmp_path / "home", "new", base, make_adapter(base, tmp_path / "new"))
     catalog._read_at -= 10
     assert "new:1" in [entry.id for entry in catalog.listed()]
+
+
+def test_nobody_waits_for_somebody_elses_base(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop asks for models that are known while another one is being downloaded."""
+    catalog = Catalog(Registry(tmp_path / "home"), str(base.path))
+    known = catalog.resolve(None)
+    begun, over = threading.Event(), threading.Event()
+
+    def slow(name: str) -> BaseModel:
+        begun.set()
+        over.wait(10)
+        return base
+
+    monkeypatch.setattr("codetune.serving.catalog.resolve_base", slow)
+    with ThreadPoolExecutor(2) as threads:
+        waits = threads.submit(catalog._base, "slow/base")
+        try:
+            assert begun.wait(5)
+            assert threads.submit(catalog.resolve, None).result(timeout=1) == known
+        finally:
+            over.set()
+        assert waits.result() is base
 
 
 def test_asked_through_the_real_engine(
