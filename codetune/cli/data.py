@@ -355,7 +355,7 @@ def review(
     from codetune.dataset.inspection import sample_examples
 
     if imported is not None:
-        counts = import_decisions(imported, file)
+        counts = import_decisions(imported, file, dataset)
     else:
         examples = sample_examples(dataset, sample, seed, stream)
         counts = export_sample(examples, exported) if exported else ask(examples, file)

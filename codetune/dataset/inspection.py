@@ -13,6 +13,7 @@ import numpy as np
 
 from codetune.artifacts import open_artifact
 from codetune.dataset.conversations import Conversations, Encoded, Flags, Refused
+from codetune.dataset.review import EDIT_THE_SET, Decision
 from codetune.dataset.table import read_examples
 from codetune.errors import DatasetError
 from codetune.models.prompts import Ids, Renderer
@@ -138,12 +139,7 @@ def sample_examples(dataset: Path, count: int, seed: int, stream: str | None) ->
     Raises:
         DatasetError: the folder is no dataset, or has no such stream.
     """
-    table = dataset / "examples.parquet"
-    if not table.is_file():
-        raise DatasetError(
-            f"{dataset} is not a built dataset.",
-            advice="`codetune build SOURCE` prints the folder as Artifact.",
-        )
+    table = _examples_of(dataset)
     lots: dict[str, bytes] = {}
     streams: set[str] = set()
     for example in read_examples(table):
@@ -160,6 +156,49 @@ def sample_examples(dataset: Path, count: int, seed: int, stream: str | None) ->
         if example.id in chosen and example.id not in found:
             found[example.id] = example
     return [found[name] for name in chosen]
+
+
+def check_edits(decisions: Sequence[Decision], dataset: Path) -> None:
+    """See to it that building could apply every edit of an example of `dataset`.
+
+    Raises:
+        DatasetError: it could not; the row and the field are named.
+    """
+    edits = {one.id: one for one in decisions if one.verdict == "edit"}
+    if not edits:
+        return
+    texts: dict[str, str] = {}
+    for example in read_examples(_examples_of(dataset)):
+        edit = edits.get(example.id)
+        if edit is None:
+            continue
+        given = "messages" if edit.text is None else "text"
+        where = f"{edit.where}, field '{given}'"
+        if example.stream in ("ntp", "fim"):
+            raise DatasetError(
+                f"{where}: {edit.id} is a part of the repository's file {example.source.path}, "
+                "which cannot be edited here.",
+                advice="Change the file in the repository, or give the verdict keep or drop.",
+            )
+        wanted = "messages" if example.messages is not None else "text"
+        if getattr(edit, wanted) is None:
+            raise DatasetError(f"{where}: an edit of {edit.id} needs the field '{wanted}'.")
+        if example.text is not None and texts.setdefault(edit.id, example.text) != example.text:
+            raise DatasetError(
+                f"{where}: {edit.id} is one of several pieces of a text that is longer than the "
+                "window, and would replace them all.",
+                advice=EDIT_THE_SET,
+            )
+
+
+def _examples_of(dataset: Path) -> Path:
+    table = dataset / "examples.parquet"
+    if not table.is_file():
+        raise DatasetError(
+            f"{dataset} is not a built dataset.",
+            advice="`codetune build SOURCE` prints the folder as Artifact.",
+        )
+    return table
 
 
 def _shortening(done: Encoded) -> str:

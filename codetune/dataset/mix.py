@@ -25,7 +25,7 @@ from codetune.dataset.conversations import Conversations, Refused
 from codetune.dataset.encoded import Encoder
 from codetune.dataset.formats import Problems, digest_of_set, read_set
 from codetune.dataset.manifest import Mixed
-from codetune.dataset.review import Review
+from codetune.dataset.review import EDIT_THE_SET, Review
 from codetune.dataset.spool import Catalogue, Piece, Rows, Spool
 from codetune.dataset.table import ExamplesFile
 from codetune.dataset.windows import WindowSet
@@ -167,6 +167,8 @@ class Mixture:
         if reviewed is None:
             stream.dropped["review"] += 1
             return
+        if reviewed.text != example.text:
+            self._check_whole(example, stream)
         if len(self.held_out.find([_text_of(reviewed).encode()])):
             stream.dropped["holds held-out text"] += 1
             return
@@ -185,6 +187,15 @@ class Mixture:
         stream.shortened += shortened
         stream.has_answers |= example.messages is not None
         spool.add(rank, replace(reviewed, stream=stream.name), pieces)
+
+    def _check_whole(self, example: Example, stream: Mixed) -> None:
+        """A review shows an example as it is trained on: of a long text, one piece."""
+        if len(list(self._text_pieces(example.text or ""))) > 1:
+            raise DatasetError(
+                f"The review edits the text {example.id} of the set '{stream.name}', which is "
+                "longer than the window: the edit of a piece would replace it all.",
+                advice=EDIT_THE_SET,
+            )
 
     def _pieces(self, example: Example) -> tuple[list[Piece], Counter[str]] | Refused:
         if example.text is not None:

@@ -18,6 +18,7 @@ from codetune.records import Example
 Verdict = Literal["keep", "drop", "edit"]
 _VERDICTS = ("keep", "drop", "edit")
 _EDITED = ("messages", "text")
+EDIT_THE_SET = "Change the text in its set's own file, or give the verdict keep or drop."
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Decision:
     messages: tuple[dict[str, str], ...] | None = None
     text: str | None = None
     note: str = ""
+    where: str = field(default="", compare=False)  # file and row that it was read from
 
     @classmethod
     def of_row(cls, row: Any, where: str) -> Decision:
@@ -48,11 +50,11 @@ class Decision:
                 advice=f"Known: {', '.join(_VERDICTS)}.",
             )
         if verdict != "edit":
-            return cls(row["id"], verdict, note=str(row.get("note") or ""))
+            return cls(row["id"], verdict, note=str(row.get("note") or ""), where=where)
         if not any(row.get(name) for name in _EDITED):
             raise DatasetError(f"{where}: an edit needs messages or text.")
         messages, text = _messages(row, where), _text(row, where)
-        return cls(row["id"], verdict, messages, text, str(row.get("note") or ""))
+        return cls(row["id"], verdict, messages, text, str(row.get("note") or ""), where)
 
     def row(self) -> dict[str, Any]:
         """As a line of the file."""

@@ -124,6 +124,19 @@ def test_review_by_file(dataset: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("stream", ["ntp", "fim"])
+def test_the_repository_s_text_is_not_edited(dataset: Path, stream: str, tmp_path: Path) -> None:
+    out, file = tmp_path / "sample.jsonl", tmp_path / "review.jsonl"
+    arguments = (str(dataset), "--review", str(file))
+    run("review", *arguments, "--stream", stream, "--sample", "2", "--export", str(out))
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rows[0]["verdict"], rows[1]["verdict"], rows[1]["text"] = "keep", "edit", "x = 1\n"
+    with pytest.raises(CodetuneError, match=r"row 2, field 'text': .* cannot be edited") as error:
+        run("review", *arguments, "--import", lines(out, *rows))
+    assert "keep or drop" in error.value.advice
+    assert not file.exists()
+
+
 def test_review_in_the_terminal(dataset: Path, tmp_path: Path) -> None:
     file = tmp_path / "review.jsonl"
     arguments = ("review", str(dataset), "--review", str(file), "--sample", "3")

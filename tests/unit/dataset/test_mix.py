@@ -13,6 +13,7 @@ import pytest
 
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.conversations import Conversations
+from codetune.dataset.inspection import check_edits
 from codetune.dataset.manifest import Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
 from codetune.dataset.review import Decision, Review, append_decision
@@ -243,6 +244,29 @@ def test_a_review_is_honoured(tmp_path: Path) -> None:
     assert not {drop, edit} & learned
     assert after.streams[0].dropped == {"review": 1}
     assert edit_id in {e.id for e in after.examples}
+
+
+def test_a_text_in_pieces_is_not_edited_by_one_of_them(tmp_path: Path) -> None:
+    texts = [words(Random(n), 20) for n in range(4)] + [code(n, 20) for n in range(4)]
+    path = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    mix = [{"name": "notes", "path": path, "share": 0.8}]
+    before = Made(tmp_path / "out", mix)
+    texts_of: dict[str, set[str | None]] = {}
+    for example in before.examples:
+        texts_of.setdefault(example.id, set()).add(example.text)
+    short, *_, long = sorted(texts_of, key=lambda name: len(texts_of[name]))
+    assert len(texts_of[short]) == 1 < len(texts_of[long])
+    edits = [Decision(name, "edit", text="Better.", where="row 1") for name in (short, long)]
+    file = tmp_path / "review.jsonl"
+    append_decision(file, edits[0])
+    check_edits(edits[:1], before.folder)
+    after = Made(tmp_path / "out2", mix, review=str(file))
+    assert "Better." in {example.text for example in after.examples}
+    append_decision(file, edits[1])
+    with pytest.raises(DatasetError, match=r"row 1, field 'text': .* several pieces"):
+        check_edits(edits, before.folder)
+    with pytest.raises(DatasetError, match="longer than the window"):
+        Made(tmp_path / "out3", mix, review=str(file))
 
 
 @pytest.mark.parametrize(
