@@ -26,16 +26,19 @@ def backup(file: Path) -> None:
       codetune backup /backups/codetune-$(date +%F).tar
     """
     from codetune.artifacts import home
+    from codetune.errors import ConfigError
     from codetune.registry.backup import back_up
     from codetune.store.database import Database
 
+    if not (folder := file.absolute().parent).is_dir():
+        raise ConfigError(f"There is no folder {folder}.", advice="Make it, or name another.")
     with Database.open() as database:
         made = back_up(database, home(), file)
     click.echo(f"{file}: {_words(made)}.")
 
 
 @click.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--replace", is_flag=True, help="Throw away the accounts and models that are here.")
 def restore(file: Path, replace: bool) -> None:
     """Put a backup's database and models here.

@@ -79,10 +79,17 @@ def submit(
       codetune jobs submit tune . --method full --priority 5
       codetune jobs submit ingest https://github.com/OWNER/NAME --json
     """
+    from codetune.errors import SourceError
     from codetune.jobs.service import public
     from codetune.project import load_project
     from codetune.registry.access import LOCAL
+    from codetune.sources.identity import looks_remote
 
+    here = Path(source).expanduser()
+    if kind != "pull" and not looks_remote(source) and not here.exists():
+        raise SourceError(
+            f"{source} does not exist.", advice="Pass a path, an address or an archive."
+        )
     overrides = {"preset": preset, "base": base, "name": name, "training.method": method}
     config = load_project(config_file, overrides | data_settings(data), settings)
     with _opened() as service:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -17,7 +16,9 @@ def nano() -> None:
 
 
 def _home() -> Path:
-    return Path(os.environ.get("CODETUNE_HOME", "~/.codetune")).expanduser() / "nano"
+    from codetune.artifacts import home
+
+    return home() / "nano"
 
 
 @nano.command()

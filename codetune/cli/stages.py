@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,18 @@ def _run(
         scorecard_table(parts["scorecard"])
     else:
         _show(parts[PARTS[stages[-1]]])
-    click.echo(f"\nArtifact  {last.path}\nNext      {next_command} {source}")
+    options = {"--config": config_file, "--preset": preset, "--base": base, "--data": data}
+    words = [source, *_words({**options, "--method": method}, settings)]
+    click.echo(f"\nArtifact  {last.path}\nNext      {next_command} {shlex.join(words)}")
+
+
+def _words(options: Mapping[str, object], settings: Iterable[str]) -> Iterator[str]:
+    """The options as they were given: without them the next stage would be another run's."""
+    for name, value in options.items():
+        if value is not None:
+            yield from (name, str(value))
+    for setting in settings:
+        yield from ("--set", setting)
 
 
 def _show(summary: Mapping[str, Any], indent: int = 0) -> None:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from codetune.cli.jobs import jobs
-from codetune.errors import ConflictError, NotFoundError
+from codetune.errors import ConflictError, NotFoundError, SourceError
 
 
 @pytest.fixture
@@ -42,7 +42,11 @@ def as_json(*arguments: str) -> dict[str, Any]:
 def test_from_the_queue_to_its_log(home: Path) -> None:
     job = as_json("submit", "ingest", "shop", "--set", "corpus.prose_alone=true")
     assert (job["state"], job["owner"], job["source"]) == ("queued", "local", f"{Path.cwd()}/shop")
+    with pytest.raises(SourceError, match="nothing does not exist"):
+        call("submit", "ingest", "nothing")
+    Path("nothing").mkdir()
     wrong = as_json("submit", "ingest", "nothing")["id"]
+    Path("nothing").rmdir()
     assert "No worker is running yet" in call("submit", "ingest", "shop", "--priority", "-1")
     assert "Nothing" not in call("list", "--state", "queued")
     assert call("logs", job["id"]) == ""

@@ -90,3 +90,13 @@ def test_init_writes_a_file_and_never_over_one(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "--force" in again.stderr
     assert file.read_text() == before
+
+
+def test_the_next_stage_is_named_with_all_options(tmp_path: Path) -> None:
+    source = tmp_path / "two words"
+    source.mkdir()
+    (source / "a.py").write_text("def price(item):\n    return item.cost\n")
+    done = run("collect", str(source), "--set", "sources.cutoff=2026-01-01", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    expected = f"codetune clean '{source}' --set sources.cutoff=2026-01-01"
+    assert done.stdout.rstrip().endswith(expected)

@@ -123,6 +123,9 @@ def test_a_backup_comes_back_in_another_home(
 ) -> None:
     run("users", "add", "ada", "--no-password")
     file = tmp_path / "b.tar"
+    with pytest.raises(ConfigError, match="There is no folder"):
+        run("backup", str(tmp_path / "missing" / "b.tar"))
+    assert CliRunner().invoke(cli, ["restore", str(file)]).exit_code == 2
     assert "0 model versions" in run("backup", str(file))
     monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "other"))
     run("restore", str(file))
