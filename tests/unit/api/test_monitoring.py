@@ -210,7 +210,14 @@ def test_what_an_editor_says_of_completions_is_seen(served: Served) -> None:
         say(dismissed, "view", "view", "dismiss")
         served.now = 40.0
         complete(before + "#" + suggested[1:] + "\n")
-        (found,) = served.ask("ada", "GET /api/v1/analytics").json()["quality"]
+
+        def quality() -> dict[str, Any]:
+            (one,) = served.ask("ada", "GET /api/v1/analytics").json()["quality"]
+            return dict(one)
+
+        # What is answered comes to the database a moment later.
+        until(lambda: quality()["looked_at"] == 1)
+        found = quality()
         page = samples(served.ask("root1", "GET /metrics").text)
         others = served.ask("bob", "GET /api/v1/analytics").json()["quality"]
     assert others == []

@@ -115,12 +115,13 @@ def test_the_server_writes_what_transformers_writes(base: BaseModel, tmp_path: P
     runner = TransformersRunner(
         base.path, torch.float32, torch.device("cpu"), rows=2, cache_bytes=10**9
     )
-    runner.load_adapter(tmp_path / "adapter", base)
+    plain_model = Servable(id="base", kind="base", folder=base.path, base=base)
+    tuned = Servable(id="adapter", kind="adapter", folder=tmp_path / "adapter", base=base)
+    runner.load_adapter(tuned.folder, base, tuned.key)
 
     async def answers() -> dict[str, list[int]]:
         found = {}
-        for kind, folder in (("base", base.path), ("adapter", tmp_path / "adapter")):
-            model = Servable(id=kind, kind=kind, folder=folder, base=base)  # type: ignore[arg-type]
+        for kind, model in (("base", plain_model), ("adapter", tuned)):
             sampling = Sampling(max_tokens=6)
             found[kind] = Sequence(
                 Job(model=model, prompt=[5, 6, 7], sampling=sampling, decode=str)
