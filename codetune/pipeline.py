@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ class Journey:
     yardstick: Artifact | None = None  # a dataset whose validation is scored, not the run's own
     found_by: Artifact | None = None  # the search that chose the options
     foreign_base: bool = False  # whatever it is called, the base is no model of the registry
+    sites: Collection[str] | None = None  # as `collect` takes them
 
     def __post_init__(self) -> None:
         # The folder's name is a digest: what a user types never becomes a path.
@@ -69,7 +70,12 @@ class Journey:
                 )
                 options = options.model_copy(update={"commits": 4000 if wanted else 0})
             self._collected = collect(
-                self.source, options, folder, self.progress, workers=self._workers
+                self.source,
+                options,
+                folder,
+                self.progress,
+                sites=self.sites,
+                workers=self._workers,
             )
         return self._collected
 
@@ -159,6 +165,7 @@ class Journey:
             self.collect().path,
             yardstick,
             foreign_base=self.foreign_base,
+            sites=self.sites,
         )
 
     def evaluate(self) -> Artifact:

@@ -23,6 +23,11 @@ class JobOptions(Options):
         description="Folders of this machine below which users may name sources, bases and sets "
         "of training data. Who uses this machine without logging in may name any.",
     )
+    sites: tuple[str, ...] = option(
+        (),
+        description="Hosts inside your network from which users may have repositories read, for "
+        "example git.company.lan. All others must have public addresses.",
+    )
     teachers: tuple[str, ...] = option(
         (),
         description="Addresses of models that users may have their instructions worded by "

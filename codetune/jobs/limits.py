@@ -17,6 +17,7 @@ from codetune.registry.access import Actor, require, require_role
 from codetune.registry.cards import Registry
 from codetune.registry.ownership import Owners, saved_as
 from codetune.sources.identity import looks_remote, parse_address
+from codetune.sources.sites import check_name
 from codetune.store.database import Database
 from codetune.store.users import LOCAL_USER, User
 
@@ -44,7 +45,7 @@ def checked(
         return Work(kind, _pulled(actor, source, options, folder), {})
     base = _base(actor, config.base, registry, owners)
     settled = config if base == config.base else config.model_copy(update={"base": base})
-    source = settled_source(actor, source, options.roots, folder)
+    source = settled_source(actor, source, options, folder)
     if actor.is_local:
         where = str(folder.resolve()) if folder is not None else None
         return Work(kind, source, _values(settled), where)
@@ -54,10 +55,13 @@ def checked(
     return Work(kind, source, _values(settled))
 
 
-def check_again(database: Database, home: Path, owner: str, work: Work) -> Work:
+def check_again(
+    database: Database, home: Path, owner: str, work: Work, options: JobOptions
+) -> Work:
     """The work as it may begin now: what was nobody's model may have become somebody's.
 
-    A base that is no model of the registry by now is none to the job until its end.
+    A base that is no model of the registry by now is none to the job until its end. With the
+    work go the `sites` as they are now: the fetch looks up the source's host with them.
 
     Raises:
         NotFoundError: the base is not the owner's to use.
@@ -68,6 +72,7 @@ def check_again(database: Database, home: Path, owner: str, work: Work) -> Work:
     with database.session() as session:
         actor = actor_of(session, session.get_one(User, owner))
     require_role(actor, "create")
+    work = replace(work, sites=options.sites)
     if (base := work.config.get("base")) is None:
         return work
     name = str(base).partition(":")[0]
@@ -87,20 +92,21 @@ def _pulled(actor: Actor, name: str, options: JobOptions, folder: Path | None) -
 
 
 def settled_source(
-    actor: Actor, source: str, roots: Iterable[str], folder: Path | None = None
+    actor: Actor, source: str, options: JobOptions, folder: Path | None = None
 ) -> str:
     """The address or the real path that `source` stands for, if the actor may have it read.
 
     Raises:
-        UnsafeSourceError, SourceError: it is a path of the server that is below none of `roots`,
-            or an address that git must not be given.
+        UnsafeSourceError, SourceError: it is a path of the server that is below none of the
+            options' `roots`, by its name inside the network and none of its `sites`, or an
+            address that git must not be given.
     """
     if actor.is_local:
         return _local(source, folder)
     if not looks_remote(source) or source.lower().startswith("file:"):
         plain = parse_address(source).path if source.lower().startswith("file:") else source
-        return str(_below(plain, roots, "source"))
-    parse_address(source)
+        return str(_below(plain, options.roots, "source"))
+    check_name(parse_address(source).host, options.sites)
     return source
 
 

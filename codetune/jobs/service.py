@@ -37,7 +37,8 @@ from codetune.tracing import REQUEST_ID
 
 POLL = 0.3  # seconds between two looks for news of a job that is followed
 PING = 15.0  # seconds of silence after which a follower is told that the line still stands
-_NOT_KEPT = ("kind", "collected", "token", "foreign_base")  # of work, in a job's parameters
+# Of work: what is not kept in a job's parameters.
+_NOT_KEPT = ("kind", "collected", "token", "foreign_base", "sites")
 _ALIVE = 60.0  # seconds since a worker was heard of
 
 

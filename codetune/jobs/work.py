@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ class Work:
     collected: str | None = None  # the source as an earlier attempt has seen it
     token: str | None = field(default=None, repr=False)  # of a hub; given by the worker, never kept
     foreign_base: bool = False  # the base is no model of the registry; said by the worker
+    # Hosts inside the network that may be read, None: any; said by the worker.
+    sites: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -72,7 +74,14 @@ def do(work: Work, reporter: Reporter) -> dict[str, Any]:
         os.chdir(work.folder)
     config = ProjectConfig.load(work.config, "the job's options")
     kept = _kept(work.collected)
-    journey = Journey(work.source, config, reporter.progress, kept, foreign_base=work.foreign_base)
+    journey = Journey(
+        work.source,
+        config,
+        reporter.progress,
+        kept,
+        foreign_base=work.foreign_base,
+        sites=work.sites,
+    )
     way, stages = journey, _stages(work.kind, config)
     for number, stage in enumerate(stages):
         reporter.stage(stage, number, len(stages))

@@ -185,7 +185,9 @@ class Worker:
 
     def _start(self, claim: Claim) -> None:
         try:
-            work = check_again(self._database, self._jobs.parent, claim.owner, claim.work)
+            work = check_again(
+                self._database, self._jobs.parent, claim.owner, claim.work, self.options
+            )
         except AccessError as error:
             _log.warning("Job %s is refused: %s", claim.job, error)
             self._queue.finish(claim, Outcome("failed", message=error.message, advice=error.advice))

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from codetune.artifacts import digest_of, home
-from codetune.errors import SourceError
+from codetune.errors import SourceError, UnsafeSourceError
 from codetune.progress import Progress
-from codetune.sources.git import Git, overrides, run_git
+from codetune.sources.git import Git, git_version, overrides, run_git
 from codetune.sources.identity import Address, without_credentials
+from codetune.sources.sites import public_addresses
 
 HEAD = "refs/codetune/head"  # what the remote's HEAD was at the last fetch
 
+_BINDS = (2, 37)  # the first git that takes http.curloptResolve
 _TRANSPORTS = "https:http:ssh:git"
 _SAFE_FETCHING = {
     "core.fsmonitor": "false",
@@ -47,17 +51,27 @@ _HELPER = (
 )
 
 
-def fetch(address: Address, progress: Progress, *, timeout: float) -> Git:
+def fetch(
+    address: Address,
+    progress: Progress,
+    *,
+    timeout: float,
+    sites: Collection[str] | None = None,
+) -> Git:
     """The up-to-date copy of the repository at `address`.
+
+    With `sites`, only public hosts are read, and these: for addresses that other people name.
 
     Raises:
         SourceError: it cannot be reached, needs a password, or is empty.
+        UnsafeSourceError: it is inside the server's network.
     """
+    found = _places(address, sites) if sites is not None else []
     folder = home() / "cache" / "git" / f"{digest_of(address.url)}.git"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        environment = _environment(address)
+        environment = _environment(address, found, follow=sites is None)
         if not (folder / "HEAD").exists():
             run_git(
                 ["init", "--quiet", "--bare", "--template=", "--", str(folder)],
@@ -81,10 +95,42 @@ def _fetch(folder: Path, address: Address, environment: dict[str, str], timeout:
         raise _explain(address, error) from error
 
 
-def _environment(address: Address) -> dict[str, str]:
-    """The user's own environment (proxy, ssh agent, credential helpers), with the doors shut."""
+def _places(address: Address, sites: Collection[str]) -> list[str]:
+    """The IP addresses that the fetch is bound to; none where it needs no binding."""
+    found = public_addresses(address.host, sites)
+    if not found or address.scheme == "ssh":
+        return found
+    if address.scheme == "git":
+        raise UnsafeSourceError(
+            "git:// addresses are not read for other people: who answers cannot be made sure of.",
+            advice="Use an https:// or ssh:// address.",
+        )
+    if git_version() < _BINDS:
+        needed = ".".join(map(str, _BINDS))
+        raise SourceError(
+            f"Reading {address.host} for other people takes git {needed} or newer.",
+            advice="Install it on the server, or name the host in `sites` of jobs.yaml.",
+        )
+    return found
+
+
+def _environment(address: Address, found: Sequence[str], *, follow: bool) -> dict[str, str]:
+    """The user's own environment (proxy, ssh agent, credential helpers), with the doors shut.
+
+    `found` are the host's addresses, if the fetch must go there; `follow`: to other hosts, too.
+    """
     inherited = {name: value for name, value in os.environ.items() if not _names_a_program(name)}
     settings = dict(_SAFE_FETCHING)
+    ssh = "ssh -oBatchMode=yes"
+    if not follow:
+        settings["http.followRedirects"] = "false"
+    if found:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        settings["http.curloptResolve"] = f"{address.host}:{port}:{','.join(found)}"
+        # ssh takes one: IPv4, which is there where IPv6 only seems to be.
+        place = min(found, key=lambda ip: ":" in ip)
+        known = address.host if address.port in (None, 22) else f"[{address.host}]:{address.port}"
+        ssh = shlex.join([*ssh.split(), f"-oHostName={place}", f"-oHostKeyAlias={known}"])
     secret = {}
     if address.scheme in ("http", "https") and address.user:
         site = address.url.removesuffix(address.path)
@@ -102,7 +148,7 @@ def _environment(address: Address) -> dict[str, str]:
         "GIT_ASKPASS": "",
         "SSH_ASKPASS": "",
         "GIT_ALLOW_PROTOCOL": _TRANSPORTS,
-        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+        "GIT_SSH_COMMAND": ssh,
         **overrides(settings),
     }
 
@@ -125,6 +171,7 @@ _ADVICE = {
     "Permission denied": ("refused the key", "Check your ssh agent (`ssh-add -l`)."),
     "does not appear to be a git repository": ("is not a git repository", "Check the address."),
     "not valid: is this a git repository": ("is not a git repository", "Check the address."),
+    "returned error: 30": ("has moved", "Use its present one: https://, or with .git at its end."),
     "Could not resolve host": ("cannot be reached", "Check the host's name and the network."),
     "Name or service not known": ("cannot be reached", "Check the host's name and the network."),
 }

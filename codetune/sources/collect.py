@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,19 +68,21 @@ def collect(
     progress: Progress,
     *,
     allow_local: bool = True,
+    sites: Collection[str] | None = None,
     workers: Workers | None = None,
 ) -> Artifact:
     """Read `source` (a path, an address or an archive) into `files.parquet`, the past first.
 
     `allow_local=False` refuses everything but remote addresses: for sources that other people
-    name, on a server. `workers` are the processes of the stages that follow: they are told how
-    much is coming.
+    name, on a server. With `sites`, addresses are only read on public hosts, and on these that lie
+    inside the network; without, on all. `workers` are the processes of the stages that follow:
+    they are told how much is coming.
 
     Raises:
         SourceError: it does not exist, is empty, or cannot be read.
         UnsafeSourceError: reading it would be an attack.
     """
-    found = open_source(source, options, progress, allow_local=allow_local)
+    found = open_source(source, options, progress, allow_local=allow_local, sites=sites)
     return run_stage(
         "collect",
         folder,

@@ -9,11 +9,13 @@ transport forbidden; nothing is ever checked out.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -207,6 +209,18 @@ def overrides(settings: Mapping[str, str]) -> dict[str, str]:
         environment[f"GIT_CONFIG_KEY_{index}"] = key
         environment[f"GIT_CONFIG_VALUE_{index}"] = value
     return environment
+
+
+@cache
+def git_version() -> tuple[int, ...]:
+    """Major and minor version of the git on this machine.
+
+    Raises:
+        SourceError: git is missing.
+    """
+    said = run_git(["version"], environment=dict(os.environ), timeout=60)
+    found = re.search(rb"(\d+)\.(\d+)", said)
+    return tuple(int(number) for number in found.groups()) if found else (0, 0)
 
 
 def run_git(

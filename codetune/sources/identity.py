@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from urllib.parse import unquote, urlsplit
 
 from codetune.errors import SourceError, UnsafeSourceError, nearest
@@ -12,6 +13,7 @@ _SCHEMES = ("https", "http", "ssh", "git", "file")
 _TRANSPORT = re.compile(r"[A-Za-z0-9+.-]+::")
 _SCP = re.compile(r"(?:(?P<user>[^@:/\s]+)@)?(?P<host>[^@:/\s]+):(?P<path>(?!//)\S.*)", re.DOTALL)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+_USER = re.compile(r"[\w.+~-]*", re.ASCII)  # of ssh: nothing that could end the user's part
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -25,6 +27,7 @@ class Address:
     path: str
     user: str = ""
     password: str = ""
+    port: int | None = None  # where the address names one
 
     @property
     def name(self) -> str:
@@ -64,6 +67,7 @@ def parse_address(source: str) -> Address:
         raise SourceError(f"'{source}' is not an address of a repository.")
     user, host, path = match["user"] or "", match["host"], match["path"]
     _check(user, host, path)
+    _check_account(user)
     return Address(source, "ssh", host, path, user)
 
 
@@ -84,6 +88,8 @@ def _from_url(source: str) -> Address:
         _check(user, host, parts.path)
         if _CONTROL.search(user + password):
             raise UnsafeSourceError("The address holds control characters.")
+        if parts.scheme == "ssh":
+            _check_account(user)
     elif host not in ("", "localhost"):
         raise SourceError("A file:// address names this machine: file:///path/to/repository.")
     # A name without a password is an account (ssh) or may itself be a token (https).
@@ -91,16 +97,33 @@ def _from_url(source: str) -> Address:
     shown_host = f"[{host}]" if ":" in host else host
     shown_port = f":{port}" if port else ""
     url = f"{parts.scheme}://{shown_user}{shown_host}{shown_port}{parts.path}"
-    return Address(url, parts.scheme, host, parts.path, user, password)
+    return Address(url, parts.scheme, host, parts.path, user, password, port)
 
 
 def _check(user: str, host: str, path: str) -> None:
     if user.startswith("-") or host.startswith("-") or path.lstrip("/").startswith("-"):
         raise UnsafeSourceError("A part of the address begins with '-': ssh would read an option.")
-    if not (_HOST.fullmatch(host) or ":" in host):
+    if not (_HOST.fullmatch(host) or _is_ipv6(host)):
         raise SourceError(f"'{host}' is not a host name.")
+    if "@[" in unquote(path):
+        raise UnsafeSourceError("The address names a second host, which git would read instead.")
     if not path.strip("/"):
         raise SourceError("The address names a host, but no repository on it.")
+
+
+def _check_account(user: str) -> None:
+    """Of a user whose name stands in the address that git is given."""
+    if not _USER.fullmatch(user):
+        raise UnsafeSourceError(
+            "The user in the address has characters by which git would read another host."
+        )
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return "%" not in host and bool(IPv6Address(host))
+    except ValueError:
+        return False
 
 
 def without_credentials(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 
 def open_source(
-    source: str, options: SourceOptions, progress: Progress, *, allow_local: bool
+    source: str,
+    options: SourceOptions,
+    progress: Progress,
+    *,
+    allow_local: bool,
+    sites: Collection[str] | None,
 ) -> Source:
-    """Find out what `source` is, and which version of it.
+    """Find out what `source` is, and which version of it; `sites` as in `collect`.
 
     Raises:
         SourceError: it does not exist, is empty, or cannot be read.
@@ -46,7 +51,7 @@ def open_source(
                 f"{source} does not exist.", advice="Pass a path, an address or an archive."
             )
     address = identity.parse_address(source)
-    git = clone.fetch(address, progress, timeout=options.timeout)
+    git = clone.fetch(address, progress, timeout=options.timeout, sites=sites)
     return _open_git(git, address.name, address.url, "", options, head=clone.HEAD)
 
 

@@ -58,15 +58,16 @@ def _epsilon(module: nn.Module) -> float | None:
     return next((float(getattr(module, name)) for name in _EPSILONS if hasattr(module, name)), None)
 
 
-def _forward_of(module: Any) -> Callable[[Tensor], Tensor]:
+def _forward_of(module: Any) -> Callable[..., Tensor]:
     before, eps = module.forward, _epsilon(module)
     assert eps is not None
 
-    def forward(hidden_states: Tensor) -> Tensor:
+    def forward(hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:
         # The weight is looked up each time: it may be moved, or get another type.
         weight = module.weight
-        if hidden_states.device.type != "cpu" or hidden_states.dtype != weight.dtype:
-            found: Tensor = before(hidden_states)
+        other = hidden_states.device.type != "cpu" or hidden_states.dtype != weight.dtype
+        if other or more or named:  # a gate, a residual
+            found: Tensor = before(hidden_states, *more, **named)
             return found
         return rms_norm(hidden_states, weight, eps)
 

@@ -44,7 +44,7 @@ class Sources:
             ConfigError: the address holds a password.
         """
         require_role(actor, "create")
-        location = settled_source(actor, location, self._work.jobs.options.roots)
+        location = settled_source(actor, location, self._work.jobs.options)
         if looks_remote(location) and not Path(location).exists():
             _refuse_credentials(location)
             kind = "git"

@@ -199,7 +199,9 @@ class UserModels:
         gone = model.versions if version is None else [_version(model, version)]
         entirely = len(gone) == len(model.versions)
         with self._work.database.write() as session:
-            for called in (*([model.name] if entirely else ()), *(card.id for card in gone)):
+            # The bare name stands for the current version.
+            named = [model.name] if model.current in gone else []
+            for called in (*named, *(card.id for card in gone)):
                 refuse_in_use(session, called, f"model '{model.name}'")
             row = session.get(Model, model_id)
             if entirely and row is not None:

@@ -207,12 +207,16 @@ def test_what_is_no_model_of_the_registrys_stays_none_while_the_job_runs(
     service: Jobs, office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work("tune", URL, {"base": "anna/shop"})
-    assert check_again(office.database, service.home, BEN.id, work).foreign_base
+    checks = (office.database, service.home)
+    options = service.options.model_copy(update={"sites": ("git.company.lan",)})
+    mine = check_again(*checks, BEN.id, work, options)
+    assert (mine.foreign_base, mine.sites) == (True, ("git.company.lan",))
+    assert check_again(*checks, LOCAL.id, work, options).sites is None  # any
     Registry(service.home).register("anna/shop", **stages(tmp_path / "stages"))
     with office.database.write() as session:
         claim(session, ANNA, "anna/shop")
     for owner in (ANNA.id, LOCAL.id):
-        assert not check_again(office.database, service.home, owner, work).foreign_base
+        assert not check_again(*checks, owner, work, service.options).foreign_base
     journey = Journey(URL, ProjectConfig(base="anna/shop"), Progress(), foreign_base=True)
     monkeypatch.setattr("codetune.models.load.resolve_base", "of the hub: {}".format)
     assert journey.base() == "of the hub: anna/shop"  # type: ignore[comparison-overlap]
