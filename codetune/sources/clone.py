@@ -121,7 +121,7 @@ def _environment(address: Address, found: Sequence[str], *, follow: bool) -> dic
     """
     inherited = {name: value for name, value in os.environ.items() if not _names_a_program(name)}
     settings = dict(_SAFE_FETCHING)
-    ssh = "ssh -oBatchMode=yes"
+    ssh = ["ssh", "-oBatchMode=yes"]
     if not follow:
         settings["http.followRedirects"] = "false"
     if found:
@@ -130,7 +130,7 @@ def _environment(address: Address, found: Sequence[str], *, follow: bool) -> dic
         # ssh takes one: IPv4, which is there where IPv6 only seems to be.
         place = min(found, key=lambda ip: ":" in ip)
         known = address.host if address.port in (None, 22) else f"[{address.host}]:{address.port}"
-        ssh = shlex.join([*ssh.split(), f"-oHostName={place}", f"-oHostKeyAlias={known}"])
+        ssh += [f"-oHostName={place}", f"-oHostKeyAlias={known}"]
     secret = {}
     if address.scheme in ("http", "https") and address.user:
         site = address.url.removesuffix(address.path)
@@ -148,7 +148,7 @@ def _environment(address: Address, found: Sequence[str], *, follow: bool) -> dic
         "GIT_ASKPASS": "",
         "SSH_ASKPASS": "",
         "GIT_ALLOW_PROTOCOL": _TRANSPORTS,
-        "GIT_SSH_COMMAND": ssh,
+        "GIT_SSH_COMMAND": shlex.join(ssh),
         **overrides(settings),
     }
 

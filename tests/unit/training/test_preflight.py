@@ -41,11 +41,8 @@ def test_what_a_gpu_holds_is_compared_with_what_it_has(monkeypatch: pytest.Monke
     assert preflight._held() == 7
 
 
-def test_too_little_disk_is_refused(
-    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("codetune.training.preflight.shutil.disk_usage", lambda _: full)
+@pytest.mark.usefixtures("full_disk")
+def test_too_little_disk_is_refused(dataset: Artifact, base: BaseModel, tmp_path: Path) -> None:
     with pytest.raises(WillNotFitError, match="of disk"):
         go(dataset, base, tmp_path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,11 +162,10 @@ def test_bits_are_spared_before_the_preflight_refuses(
     assert [line["bits"] for line in recoveries if "bits" in line] == ["int8", "nf4"]
 
 
+@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_no_reason_to_spare_bits(
-    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Artifact, base: BaseModel, tmp_path: Path
 ) -> None:
-    full = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("codetune.training.preflight.shutil.disk_usage", lambda _: full)
     with pytest.raises(WillNotFitError, match="of disk"):
         run(dataset, base, tmp_path, allow_quantised_fallback=True)
     assert not list(tmp_path.glob(".*.partial/recovery.json"))
