@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import model_validator
 
+from codetune.accounts.config import AccountOptions
 from codetune.bridges import axolotl
 from codetune.corpus.config import CorpusOptions
 from codetune.dataset.config import DatasetOptions
@@ -76,6 +77,10 @@ class ProjectConfig(Options):
     serving: ServingOptions = option(
         default_factory=ServingOptions,
         description="How `codetune serve` and `codetune compare` serve, with --config.",
+    )
+    accounts: AccountOptions = option(
+        default_factory=AccountOptions,
+        description="How people log in to `codetune serve`, with --config.",
     )
 
     @model_validator(mode="before")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -144,11 +143,17 @@ def _home() -> Check:
 
 
 def _git() -> Check:
+    from codetune.errors import SourceError
+    from codetune.sources.clone import BINDS
+    from codetune.sources.git import git_version
+
     try:
-        shown = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        version = git_version()
+    except SourceError:
         return Check("git", False, "not found", "Install git; folders and archives work without.")
-    return Check("git", True, shown.stdout.strip().removeprefix("git version "))
+    found, needed = (".".join(map(str, numbers)) for numbers in (version, BINDS))
+    advice = f"A server's users need {needed} or newer to have public addresses read."
+    return Check("git", True, found, advice if version < BINDS else "")
 
 
 def _grammars() -> Check:

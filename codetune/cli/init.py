@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -53,13 +53,29 @@ def _section(options: type[BaseModel], indent: int) -> list[str]:
     lines: list[str] = []
     for name, field in options.model_fields.items():
         annotation: Any = field.annotation
-        for line in textwrap.wrap(field.description or "", 96 - len(pad)):
-            lines.append(f"{pad}# {line}")
+        lines += _comment(field.description or "", f"{pad}# ")
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             lines += [f"{pad}{name}:", *_section(annotation, indent + 1), ""]
         else:
+            for element in get_args(annotation):
+                if isinstance(element, type) and issubclass(element, BaseModel):
+                    lines += _keys(element, pad)
             lines += [f"{pad}#{name}: {_flow(field.get_default(call_default_factory=True))}"]
     return lines
+
+
+def _keys(element: type[BaseModel], pad: str) -> list[str]:
+    """What each element of a list may say; there is no element by default."""
+    lines = [f"{pad}# Each has these keys:"]
+    for name, field in element.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        usual = "needed" if field.is_required() else _flow(default)
+        lines += _comment(f"{name} ({usual}): {field.description}", f"{pad}#   ")
+    return lines
+
+
+def _comment(text: str, lead: str) -> list[str]:
+    return textwrap.wrap(text, 98, initial_indent=lead, subsequent_indent=lead)
 
 
 def _flow(value: Any) -> str:

@@ -60,7 +60,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--register/--no-register",
-    help="Let anybody make an account (POST /register/), where there is a login.",
+    default=None,
+    help="Let anybody make an account (POST /register/), where there is a login.  "
+    "[accounts.registration, else no]",
 )
 @click.option(
     "--allow-host",
@@ -103,7 +105,7 @@ def serve(
     max_running: int | None,
     dtype: str | None,
     database: str | None,
-    register: bool,
+    register: bool | None,
     allowed: tuple[str, ...],
     slots: int | None,
     roots: tuple[str, ...],
@@ -125,7 +127,6 @@ def serve(
       codetune serve --base ./Qwen2.5-Coder-0.5B
       codetune users add ada && codetune serve --host 0.0.0.0
     """
-    from codetune.accounts.config import AccountOptions
     from codetune.accounts.logins import Logins
     from codetune.accounts.users import have_admin
     from codetune.api.app import create_app
@@ -154,11 +155,12 @@ def serve(
         "log_format": log_format,
     }
     given = {f"serving.{name}": value for name, value in values.items()}
-    options = load_project(config, given).serving
+    project = load_project(config, given | {"accounts.registration": register})
+    options = project.serving
     with logging_to(sys.stderr, options.log_format), Database.open(database) as opened:
         with opened.session() as session:
             login = have_admin(session)
-        logins = Logins(opened, home(), AccountOptions(registration=register))
+        logins = Logins(opened, home(), project.accounts)
         with listen(host, port, public=login) as listener:
             completer, usage = local_completer(options, Owners(opened)), UsageBook(opened)
             try:

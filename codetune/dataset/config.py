@@ -180,8 +180,7 @@ class DatasetOptions(Options):
     mix: tuple[MixedSet, ...] = option(
         (),
         description="Sets of training data beside the repository's, each with its share of the "
-        "tokens: {name, path, share | weight, format, columns, encoding, licence, "
-        "epochs_at_most, skip_bad}.",
+        "tokens.",
     )
     refused_at_most: float = option(
         0.1,

@@ -22,7 +22,7 @@ from codetune.sources.sites import public_addresses
 
 HEAD = "refs/codetune/head"  # what the remote's HEAD was at the last fetch
 
-_BINDS = (2, 37)  # the first git that takes http.curloptResolve
+BINDS = (2, 37)  # the first git that takes http.curloptResolve
 _TRANSPORTS = "https:http:ssh:git"
 _SAFE_FETCHING = {
     "core.fsmonitor": "false",
@@ -105,8 +105,8 @@ def _places(address: Address, sites: Collection[str]) -> list[str]:
             "git:// addresses are not read for other people: who answers cannot be made sure of.",
             advice="Use an https:// or ssh:// address.",
         )
-    if git_version() < _BINDS:
-        needed = ".".join(map(str, _BINDS))
+    if git_version() < BINDS:
+        needed = ".".join(map(str, BINDS))
         raise SourceError(
             f"Reading {address.host} for other people takes git {needed} or newer.",
             advice="Install it on the server, or name the host in `sites` of jobs.yaml.",

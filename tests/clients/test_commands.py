@@ -13,12 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from codetune.cli.users import users
 from codetune.errors import CodetuneError
 from codetune.models.load import BaseModel
 from tests.clock import AT_ONCE
@@ -41,17 +42,23 @@ def call(team_home: tuple[Path, BaseModel]) -> Call:
     return run
 
 
+Served = tuple[subprocess.Popen[str], int, Path]
+
+
 @pytest.fixture
-def serve(
-    team_home: tuple[Path, BaseModel], tmp_path: Path
-) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+def serve(team_home: tuple[Path, BaseModel], tmp_path: Path) -> Iterator[Served]:
     """A running `codetune serve`, its port, and the file that holds what it prints."""
     home, base = team_home
+    with serving(home, tmp_path / "printed", "--base", str(base.path), "-m", "shop") as served:
+        yield served
+
+
+@contextmanager
+def serving(home: Path, printed: Path, *options: str) -> Iterator[Served]:
     command = [sys.executable, "-u", "-m", "codetune", "serve", "--port", "0"]
-    printed = tmp_path / "printed"
     with printed.open("w") as file:
         process = subprocess.Popen(
-            [*command, "--base", str(base.path), "-m", "shop"],
+            [*command, *options],
             stdout=file,
             stderr=subprocess.PIPE,
             text=True,
@@ -129,6 +136,30 @@ def test_sigterm_lets_answers_under_way_end(
     (tokens,) = re.findall(r" tokens=(\d+) ", line)
     assert int(tokens) > 40
     assert used() == (before[0] + 1, before[1] + int(tokens))
+
+
+def test_the_accounts_section_says_how_people_log_in(
+    team_home: tuple[Path, BaseModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "home"))
+    added = CliRunner().invoke(users, ["add", "ada"], input="a long password\n")
+    assert added.exit_code == 0, added.output
+    file = tmp_path / "codetune.yaml"
+    file.write_text("accounts: {registration: true, registrations_per_address: 1}\n")
+    options = ["--base", str(team_home[1].path), "--config", str(file)]
+
+    def registered(port: int, name: str) -> int:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            body = json.dumps({"username": name, "password": "another long password"})
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/register/", body, headers)
+            return connection.getresponse().status
+
+    with serving(tmp_path / "home", tmp_path / "printed", *options) as (_, port, _):
+        assert [registered(port, name) for name in ("zoe", "yves")] == [201, 429]
+    options.append("--no-register")
+    with serving(tmp_path / "home", tmp_path / "printed", *options) as (_, port, _):
+        assert registered(port, "xaver") == 403
 
 
 def test_a_port_in_use_ends_with_2(call: Call) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from codetune.cli.init import explain
+from codetune.dataset.config import MixedSet
 from codetune.errors import ConfigError
 from codetune.project import PRESETS, ProjectConfig, load_project
+from codetune.serving.config import EngineOptions
 
 
 def write(folder: Path, text: str) -> Path:
@@ -65,6 +67,14 @@ def test_every_written_default_is_the_default(tmp_path: Path) -> None:
     uncommented, count = re.subn(r"(?m)^( *)#(?=\w)", r"\1", text)
     assert count > 30
     assert load_project(write(tmp_path, uncommented)) == ProjectConfig()
+
+
+def test_the_written_file_names_the_keys_of_what_is_listed() -> None:
+    text = explain(ProjectConfig)
+    for one, default in ((MixedSet, "needed"), (EngineOptions, "openai")):
+        for name in one.model_fields:
+            assert re.search(rf"(?m)^  #   {name} \(", text), name
+        assert f"({default}): " in text
 
 
 def test_every_option_is_documented() -> None:

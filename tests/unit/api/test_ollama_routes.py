@@ -141,7 +141,8 @@ def test_a_conversation_with_any_of_them(office: Office) -> None:
 
 def test_a_prompt_for_an_engine_elsewhere_is_passed_on(office: Office) -> None:
     generate = "POST /api/generate"
-    body = {"model": "remote:there/shop", "options": {"num_predict": 3}, "stream": False}
+    options = {"temperature": 0, "num_predict": 3}
+    body = {"model": "remote:there/shop", "options": options, "stream": False}
     for more in ({"prompt": "x"}, {"prompt": "x", "raw": True}):
         assert office("bob", generate, 200, json={**body, **more}).json()["response"]
     assert office("bob", generate, 200, json=body).json()["done_reason"] == "load"
