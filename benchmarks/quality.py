@@ -41,7 +41,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "default, full instead of LoRA": ("training.method=full",),
     "default, gaps weigh 1": ("training.gap_weight=1",),
     "default, rank 4": ("training.rank=4",),
-    "default, rank 64": ("training.rank=64",),
+    "default, rank 16": ("training.rank=16",),
     "default, a third of the steps": (),
 }
 _PROMPTS = ("dataset.heldout_fim", "evaluation.fim_prompts")

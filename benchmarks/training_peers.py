@@ -52,7 +52,7 @@ def with_peer(
     }
     if side == "llamafactory":
         job = {"folder": str(folder), "documents": rows, "row": ROW, "method": method}
-        job |= {"base": str(base), "rank": 16, "warm": WARM_STEPS, "shared": shared}
+        job |= {"base": str(base), "rank": default_rank(base), "warm": WARM_STEPS, "shared": shared}
         return llamafactory(job, python)
     from datasets import Dataset
 
@@ -85,12 +85,27 @@ def peak_rate(method: str, base: Path) -> float:
     return METHODS[method].learning_rate_for(sum(w.numel() for w in model.parameters()))
 
 
-def adapter() -> Any:
+def default_rank(base: Path) -> int:
+    """codetune's default for a model of this size."""
+    from codetune.models.architecture import count_parameters
+    from codetune.models.load import load_model
+    from codetune.training.config import TrainingOptions
+    from codetune.training.methods import rank_of
+
+    return rank_of(TrainingOptions(), count_parameters(load_model(base)))
+
+
+def adapter(base: Path) -> Any:
     """codetune's default LoRA."""
     from peft import LoraConfig
 
+    rank = default_rank(base)
     return LoraConfig(
-        r=16, lora_alpha=16, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=rank,
+        use_rslora=True,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
 
 
@@ -107,7 +122,7 @@ def trl_trainer(
         ),
         train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(base),
-        peft_config=adapter() if method == "lora" else None,
+        peft_config=adapter(base) if method == "lora" else None,
     )
 
 
@@ -127,7 +142,7 @@ def plain_trainer(
     assert not packed
     model = AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16")
     return Trainer(
-        model=get_peft_model(model, adapter()) if method == "lora" else model,
+        model=get_peft_model(model, adapter(base)) if method == "lora" else model,
         args=TrainingArguments(**shared),
         train_dataset=rows,
         data_collator=DataCollatorForLanguageModeling(

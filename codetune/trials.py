@@ -47,14 +47,14 @@ def make_space(config: ProjectConfig, base: BaseModel) -> tuple[Parameter, ...]:
 
 def given(config: ProjectConfig, base: BaseModel) -> dict[str, float]:
     """The options that can be varied with their values, dotted keys; not those without effect."""
-    from codetune.training.methods import METHODS
+    from codetune.training.methods import METHODS, rank_of
 
     dataset, training = config.dataset, config.training
-    method = METHODS[training.method]
-    rate = method.learning_rate_for(parameters_of(base)) * training.learning_rate_scale
+    method, parameters = METHODS[training.method], parameters_of(base)
+    rate = method.learning_rate_for(parameters) * training.learning_rate_scale
     values: dict[str, float] = {LEARNING_RATE: training.learning_rate or rate}
     if method.adapter:
-        values[RANK] = training.rank
+        values[RANK] = rank_of(training, parameters, on_adapter=base.parent is not None)
     if training.max_steps is None:  # which would end the run whatever the epochs are
         values[EPOCHS] = training.epochs
     if dataset.use_ntp and dataset.use_fim and _knows_fim(base):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codetune.bridges.keys import Keys, nested
+from codetune.bridges.keys import USUAL_RANK, Keys, nested
 from codetune.errors import ConfigError
 
 _SCHEDULES = {
@@ -135,11 +135,11 @@ def _adapter(training: Mapping[str, Any]) -> dict[str, Any]:
     method = training["method"]
     if method == "full":
         return {}
-    targets = training["target_modules"]
+    targets, rank = training["target_modules"], training["rank"] or USUAL_RANK
     values: dict[str, Any] = {
         "adapter": "qlora" if method == "qlora" else "lora",
-        "lora_r": training["rank"],
-        "lora_alpha": training["alpha"] or training["rank"],
+        "lora_r": rank,
+        "lora_alpha": training["alpha"] or rank,
         "lora_dropout": training["dropout"],
         "peft_use_rslora": training["rslora"],
     }

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
+USUAL_RANK = 16  # of LoRA, where our options leave it to the size of the base
+
+
 class Keys:
     """A foreign configuration whose keys are taken one by one; the rest is what we ignore."""
 

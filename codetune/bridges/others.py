@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from codetune.bridges.keys import USUAL_RANK
+
 _WINDOW = 1024  # tokens, where the options name none
 _OPTIMIZERS = {
     "adamw": "adamw_torch_fused",
@@ -43,9 +45,10 @@ def llamafactory(config: Mapping[str, Any], data: str) -> dict[str, Any]:
     if training["optimizer"] == "muon":
         values["use_muon"] = True
     if method != "full":
+        rank = training["rank"] or USUAL_RANK
         values |= {
-            "lora_rank": training["rank"],
-            "lora_alpha": round(training["alpha"] or training["rank"]),
+            "lora_rank": rank,
+            "lora_alpha": round(training["alpha"] or rank),
             "lora_dropout": training["dropout"],
             "lora_target": ",".join(training["target_modules"] or ["all"]),
             "use_rslora": training["rslora"],
@@ -74,10 +77,11 @@ def trl(config: Mapping[str, Any], data: str) -> dict[str, Any]:
     # transformers 5, which TRL is on, has one key for both: below 1 it is a share.
     values["warmup_steps"] = values.pop("warmup_ratio")
     if method != "full":
+        rank = training["rank"] or USUAL_RANK
         values |= {
             "use_peft": True,
-            "lora_r": training["rank"],
-            "lora_alpha": round(training["alpha"] or training["rank"]),
+            "lora_r": rank,
+            "lora_alpha": round(training["alpha"] or rank),
             "lora_dropout": training["dropout"],
             "lora_target_modules": training["target_modules"] or ["all-linear"],
             "use_rslora": training["rslora"],

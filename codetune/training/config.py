@@ -76,7 +76,14 @@ class TrainingOptions(Options):
         ge=16,
         description="Tokens of one packed row; the longest example's length when not set.",
     )
-    rank: int = option(16, ge=1, le=1024, description="LoRA: rank of the added matrices.")
+    rank: int | None = option(
+        None,
+        ge=1,
+        le=1024,
+        description="LoRA: rank of the added matrices; when not set 64 for a base of less than 50 "
+        "million weights, in whose matrices a rank of 16 has little room, else 16. On top of "
+        "another adapter 16.",
+    )
     alpha: float | None = option(
         None, gt=0, description="LoRA: scale before `rslora`'s division; the rank when not set."
     )

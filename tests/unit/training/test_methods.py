@@ -18,7 +18,7 @@ from codetune.models.load import BaseModel, load_adapter, load_model, parent_of
 from codetune.models.quantised import bitsandbytes_for
 from codetune.progress import Progress, Quiet, Task
 from codetune.training.config import TrainingOptions
-from codetune.training.methods import METHODS, load_base, prepare
+from codetune.training.methods import METHODS, load_base, prepare, rank_of
 from codetune.training.optimizer import OPTIMIZERS, make_optimizer
 from codetune.training.train import train
 
@@ -109,6 +109,17 @@ def test_scale_follows_rslora(rslora: bool, base: BaseModel) -> None:
     )
     layer = model.base_model.model.model.layers[0].mlp.up_proj
     assert layer.scaling["default"] == (2.0 if rslora else 0.5)
+
+
+def test_a_small_base_gets_a_larger_rank_by_default(base: BaseModel) -> None:
+    usual = TrainingOptions()
+    sizes = (5_000_000, 49_999_999, 50_000_000, 1_500_000_000)
+    assert [rank_of(usual, size) for size in sizes] == [64, 64, 16, 16]
+    assert rank_of(usual, 5_000_000, on_adapter=True) == 16
+    assert rank_of(TrainingOptions(rank=8), 5_000_000) == 8
+    model: Any = prepare(load_model(base.path), usual)
+    chosen = model.peft_config["default"]
+    assert chosen.r == chosen.lora_alpha == 64
 
 
 def test_adapter_on_adapter_is_one_adapter_that_does_both(
