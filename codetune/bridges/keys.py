@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-
 USUAL_RANK = 16  # of LoRA, where our options leave it to the size of the base
 
 
