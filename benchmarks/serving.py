@@ -231,8 +231,8 @@ def mixed_adapters(base_name: str, prompts: list[str], rounds: int) -> dict[str,
     return rates
 
 
-def adapter(base: Any, folder: Path, seed: int) -> Servable:
-    """A random LoRA of rank 16 on all linear layers; so small that the text stays text."""
+def adapter(base: Any, folder: Path, seed: int, rank: int = 16) -> Servable:
+    """A random LoRA on all linear layers; so small that the text stays text."""
     import peft
     import torch
 
@@ -242,7 +242,7 @@ def adapter(base: Any, folder: Path, seed: int) -> Servable:
     torch.manual_seed(seed)
     model: Any = load_model(base.path, dtype=torch.float32, device="cpu")
     settings = peft.LoraConfig(
-        r=16, target_modules="all-linear", task_type="CAUSAL_LM", use_rslora=True
+        r=rank, target_modules="all-linear", task_type="CAUSAL_LM", use_rslora=True
     )
     tuned = peft.get_peft_model(model, settings)
     with torch.no_grad():
