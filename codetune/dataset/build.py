@@ -40,7 +40,7 @@ from codetune.records import Document, Repository
 from codetune.tables import read_rows
 from codetune.workers import Workers
 
-VERSION = 6  # raised when the same inputs give other files
+VERSION = 7  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
 _PACKED = 4  # bytes of text in a byte of documents.parquet, about
 
@@ -129,7 +129,7 @@ class _Build:
             writing = aside.submit(write_fim, fim_file, fim_files, self.options)
             if self.options.mix:
                 writing.result()  # what is mixed in must not hold the prompts
-            self.mixture = self._prepare_mix(folder, purged)
+            self.mixture = self._prepare_mix(folder, parts, purged)
             looked_for = aside.submit(lambda: dict(held_out_windows(folder)))
             training, replay, validation = self._write(folder, parts, purged, workers)
             fim = writing.result()
@@ -189,7 +189,7 @@ class _Build:
         with self.progress.task("Making instructions"):
             return self.instructions.write(folder, parts, purged)
 
-    def _prepare_mix(self, folder: Path, purged: Purged) -> Mixture | None:
+    def _prepare_mix(self, folder: Path, parts: Split, purged: Purged) -> Mixture | None:
         """What is mixed in must hold nothing of the held-out rows and of the validation files."""
         if not self.options.mix:
             return None
@@ -202,6 +202,7 @@ class _Build:
             self.review,
             self.progress,
             self.digests,
+            parts.training_bytes,
         )
 
     def _write_manifest(

@@ -10,6 +10,7 @@ a held-out loss of its own.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,8 +38,8 @@ from codetune.similarity import NearDuplicates, fingerprint
 
 _SAMPLE = 200  # examples that tell how many tokens a character makes
 _SPARE = 1.1  # × the wanted tokens are encoded at first: some rows are left out
-_HELD_SHARE = 0.05  # of a stream's tokens, at most
-_HELD_ROWS = 0.1  # … and of its examples
+_HELD_SHARE = 0.1  # of what a set adds to the plain text, at most
+_HELD_ROWS = 0.1  # … and of its rows
 _BYTES_PER_TOKEN = 4
 _FEWEST = 5  # examples of a set from which one is held out
 _COMPARED = 200  # characters of an answer below which only an exact copy counts
@@ -77,6 +78,7 @@ class Mixture:
     review: Review
     progress: Progress
     digests: Mapping[str, str]
+    text_bytes: int  # of the repository's own training text
 
     def __post_init__(self) -> None:
         self.streams: list[Mixed] = []
@@ -101,8 +103,8 @@ class Mixture:
                 self.progress.task(f"Mixing in {one.name}"),
             ):
                 spool, rows = Spool(file), Rows(tokens, table)
-                self._choose(one, stream, spool)
-                document = self._write(one, stream, spool, rows, document)
+                held = self._choose(one, stream, spool)
+                document = self._write(one, stream, spool, rows, held, document)
             self._say(one, stream)
 
     def add_validation(self, tokens: TokenWriter, document: int) -> None:
@@ -112,25 +114,30 @@ class Mixture:
                 tokens.append(piece.ids, stream=name, document=document, loss=piece.loss)
             document += 1
 
-    def _choose(self, one: MixedSet, stream: Mixed, spool: Spool) -> None:
-        """Encode as many rows as are wanted, in an order that the seed decides."""
+    def _choose(self, one: MixedSet, stream: Mixed, spool: Spool) -> int:
+        """Encode as many rows as are wanted, in an order that the seed decides.
+
+        Returns how many ranks, the first ones, are held out.
+        """
         catalogue = self._catalogue(one, stream)
         if not len(catalogue):
             raise DatasetError(f"The set '{one.name}' ({one.path}) has no usable rows.")
-        target = aim = stream.wanted + self._held_wanted(stream)
-        done, aim = 0, aim * _SPARE
-        while spool.tokens < target and done < len(catalogue):
+        held = self._held_ranks(stream, catalogue)
+        target = stream.wanted
+        done, aim = 0, (target + self._held_wanted(stream)) * _SPARE
+        while (found := spool.tokens_from(held)) < target and done < len(catalogue):
             last = max(catalogue.count_for(aim), min(done + _FEWEST, len(catalogue)))
             chosen = catalogue.ranks(done, last)
             for number, example in enumerate(self._unique(one, Counter())):
                 if number in chosen:
                     self._encode(example, chosen[number], stream, spool)
             done = last
-            aim *= min(10, max(_SPARE, target / max(spool.tokens, 1)))
+            aim *= min(10, max(_SPARE, target / max(found, 1)))
         refused = sum(n for why, n in stream.dropped.items() if why.startswith(_REFUSED))
         if refused > self.options.refused_at_most * done:
             raise too_many_refused(one.name, stream.dropped, done)
         self._seen |= catalogue.ids
+        return held
 
     def _catalogue(self, one: MixedSet, stream: Mixed) -> Catalogue:
         catalogue = Catalogue(f"{self.options.seed} {one.name} ")
@@ -226,13 +233,28 @@ class Mixture:
             yield Piece(ids, np.arange(len(ids)) >= len(head), text[place])
 
     def _held_wanted(self, stream: Mixed) -> float:
-        most = self.options.validation_bytes / _BYTES_PER_TOKEN
-        return min(most, stream.wanted * _HELD_SHARE)
+        """Tokens to hold out, whatever the shares of replayed code and of FIM examples are."""
+        own_share = stream.share_wanted / (1 - sum(shares_of(self.options.mix)))
+        most = min(self.options.validation_bytes, self.text_bytes * own_share * _HELD_SHARE)
+        return most / _BYTES_PER_TOKEN
 
-    def _write(self, one: MixedSet, stream: Mixed, spool: Spool, rows: Rows, document: int) -> int:
+    def _held_ranks(self, stream: Mixed, catalogue: Catalogue) -> int:
+        """How many of the first ranks are never trained on.
+
+        A search compares trials on the rows held out by the smallest of its shares: those of a
+        larger share, and of any other data beside the set, have to be the same and more.
+        """
+        if len(catalogue) < _FEWEST:
+            return 0
+        most = max(1, int(len(catalogue) * _HELD_ROWS))
+        return min(most, catalogue.count_for(self._held_wanted(stream)))
+
+    def _write(
+        self, one: MixedSet, stream: Mixed, spool: Spool, rows: Rows, held: int, document: int
+    ) -> int:
         """Write examples in the lots' order, again and again if needed; the next document."""
         ranks = spool.ranks()
-        pool = ranks[self._hold_out(stream, spool, ranks) :]
+        pool = ranks[self._hold_out(stream, spool, ranks, held) :]
         total = sum(spool.sizes[rank] for rank in pool)
         if not total:
             reasons = ", ".join(f"{why} ({n})" for why, n in stream.dropped.most_common())
@@ -254,16 +276,12 @@ class Mixture:
         stream.epochs = rows.tokens / sum(spool.sizes[rank] for rank in used)
         return document
 
-    def _hold_out(self, stream: Mixed, spool: Spool, ranks: list[int]) -> int:
-        """Keep the first examples for validation; how many."""
-        if len(ranks) < _FEWEST:
-            return 0
-        wanted, count = self._held_wanted(stream), 0
-        most = max(1, int(len(ranks) * _HELD_ROWS))
-        while count < most and (count == 0 or stream.held_tokens < wanted):
-            self._held.append((stream.name, spool.get(ranks[count])[1]))
-            stream.held_tokens += spool.sizes[ranks[count]]
-            count += 1
+    def _hold_out(self, stream: Mixed, spool: Spool, ranks: list[int], held: int) -> int:
+        """Keep the examples of the first `held` ranks for validation; how many there are."""
+        count = bisect_left(ranks, held)
+        for rank in ranks[:count]:
+            self._held.append((stream.name, spool.get(rank)[1]))
+            stream.held_tokens += spool.sizes[rank]
         stream.held_examples = count
         return count
 

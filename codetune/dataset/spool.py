@@ -76,9 +76,9 @@ class Spool:
         self.sizes[rank] = sum(len(piece.ids) for piece in pieces)
         pickle.dump((example, pieces), self._file, protocol=pickle.HIGHEST_PROTOCOL)
 
-    @property
-    def tokens(self) -> int:
-        return sum(self.sizes.values())
+    def tokens_from(self, rank: int) -> int:
+        """Of the examples of this rank and later ones."""
+        return sum(size for one, size in self.sizes.items() if one >= rank)
 
     def ranks(self) -> list[int]:
         """The examples' ranks in order."""

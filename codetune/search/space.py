@@ -57,7 +57,7 @@ def make_space(options: SearchOptions, given: Mapping[str, float]) -> tuple[Para
     for key, value in given.items():
         if "mix" in wanted and key.startswith(MIX):
             scaled = (value * factor for factor in options.mix_factor)
-            most = _most_of_a_set(given) if key.endswith("share") else float("inf")
+            most = value + _room_of_a_set(given) if key.endswith("share") else float("inf")
             found.append(_choice(key, value, tuple(one for one in scaled if one <= most)))
     varied = tuple(one for one in found if len(set(one.values)) > 1)
     if not varied:
@@ -72,10 +72,10 @@ def _choice(key: str, given: float, values: tuple[float, ...]) -> Parameter:
     return Parameter(key, given, choices=tuple(sorted({*values, given})))
 
 
-def _most_of_a_set(given: Mapping[str, float]) -> float:
-    """The largest share of one set with which all of them leave a tenth for the repository."""
-    shares = sum(1 for key in given if key.startswith(MIX) and key.endswith("share"))
-    return 0.9 / max(1, shares)
+def _room_of_a_set(given: Mapping[str, float]) -> float:
+    """By how much each share may grow, all at once, and leave a tenth for the repository."""
+    shares = [value for key, value in given.items() if key.startswith(MIX) and "share" in key]
+    return max(0.0, 0.9 - sum(shares)) / max(1, len(shares))
 
 
 def named(params: Mapping[str, Any]) -> dict[str, Any]:

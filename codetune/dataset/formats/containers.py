@@ -134,6 +134,8 @@ def _json_array(path: Path, encoding: str | None, problems: Problems) -> Iterato
         while True:
             line = reading.skip_to_value()
             if line is None:
+                if beyond := reading.beyond():
+                    problems.add(path.name, beyond, "", "stands behind the end of the array")
                 return
             try:
                 value, raw = reading.value()
@@ -173,6 +175,18 @@ class _Array:
                 self._at += 1
             elif here:
                 return None if here == "]" else self._line
+
+    def beyond(self) -> int | None:
+        """The line of the first text behind the array's end; None where there is none."""
+        self._at += 1  # over the bracket
+        while True:
+            match = _BLANK.match(self._buffer, self._at)
+            assert match is not None
+            self._go_to(match.end())
+            if self._at < len(self._buffer):
+                return self._line
+            if not self._more(_CHUNK):
+                return None
 
     def value(self) -> tuple[Any, str]:
         """The next value and its text.
@@ -223,7 +237,7 @@ def _csv(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
                 return
             except csv.Error as error:
                 problems.add(path.name, line, "", f"is not CSV: {error}")
-                return  # where the next row begins is not known
+                continue  # the reader begins anew with the next line
             if wrong := next(filter(None, map(undecoded, values)), ""):
                 problems.add(path.name, line, "", wrong)
             elif names is None:

@@ -63,6 +63,10 @@ class Fields:
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
 
+    def has(self, field: str) -> bool:
+        """Whether the row has this column, be it empty."""
+        return self._columns.get(field, field) in self._values
+
     def text(self, field: str, *, needed: bool = True) -> str:
         """The field's text.
 
@@ -100,9 +104,11 @@ def layout_of(values: Mapping[str, Any], columns: Columns, wanted: str) -> Layou
     if wanted != "auto":
         return LAYOUTS[wanted]  # type: ignore[index]
     fields = Fields(values, columns)
-    for layout in LAYOUTS.values():
-        if all(fields.get(name) is not None for name in layout.needed):
-            return layout
+    # A row may leave out what its columns promise; that is this row's problem, not the file's.
+    for there in (lambda name: fields.get(name) is not None, fields.has):
+        for layout in LAYOUTS.values():
+            if all(map(there, layout.needed)):
+                return layout
     known = "; ".join(f"{one.name}: {', '.join(one.needed)}" for one in LAYOUTS.values())
     raise DatasetError(
         f"No format fits the columns {', '.join(map(str, list(values)[:20])) or '(none)'}.",

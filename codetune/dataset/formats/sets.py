@@ -47,14 +47,15 @@ def read_set(
         layout: Layout | None = None
         for row in rows_of(file, encoding, problems):
             try:
-                layout = layout or layout_of(row.values, columns or {}, format)
+                here = layout or layout_of(row.values, columns or {}, format)
             except DatasetError as error:
                 raise DatasetError(f"{file}: {error.message}", advice=error.advice) from error
             try:
-                value = layout.read(Fields(row.values, columns or {}))
+                value = here.read(Fields(row.values, columns or {}))
             except RowError as error:
                 problems.add(file.name, row.number, error.field, error.message)
                 continue
+            layout = here  # not before a row could be read with it
             yield _example(value, row, name or path.stem, file.name, licence)
     if own:
         problems.refuse()

@@ -57,7 +57,13 @@ class Made:
     """The stores of a mix behind `OWN` tokens of the repository's."""
 
     def __init__(
-        self, folder: Path, mix: list[dict[str, Any]], *, held_out: str = "", **options: Any
+        self,
+        folder: Path,
+        mix: list[dict[str, Any]],
+        *,
+        held_out: str = "",
+        own: int = OWN,
+        **options: Any,
     ) -> None:
         folder.mkdir(exist_ok=True)
         loaded = DatasetOptions.load({"mix": mix} | options, "test")
@@ -68,14 +74,20 @@ class Made:
         review = Review.load(path) if path else Review()
         made = Conversations(base, 256)
         mixture = Mixture(
-            loaded, made, WindowSet(windows), review, Progress(said), inputs_of(loaded)
+            loaded,
+            made,
+            WindowSet(windows),
+            review,
+            Progress(said),
+            inputs_of(loaded),
+            text_bytes=4 * OWN,
         )
         names = [one.name for one in loaded.mix]
         with (
             ExamplesFile(folder / "examples.parquet") as table,
             TokenWriter(folder / "tokens", base.vocab_size, names) as tokens,
         ):
-            tokens.append(np.zeros(OWN, np.uint16), stream="ntp", document=0)
+            tokens.append(np.zeros(own, np.uint16), stream="ntp", document=0)
             mixture.add_training(tokens, table, 1)
         with TokenWriter(folder / "validation", base.vocab_size, names) as tokens:
             mixture.add_validation(tokens, 0)
@@ -95,6 +107,26 @@ class Made:
             for n in range(len(store))
             if store.stream_names[store.streams[n]] not in ("ntp", "fim")
         ]
+
+
+def test_a_larger_share_and_other_data_beside_it_hold_out_the_same_rows_and_more(
+    tmp_path: Path,
+) -> None:
+    """Else one trial of a search would train on rows that another one is judged by."""
+    path = jsonl(tmp_path / "one.jsonl", rows(1, 900))
+
+    def made(number: int, own: int, share: float) -> Made:
+        mix = [{"name": "one", "path": path, "share": share}]
+        return Made(tmp_path / str(number), mix, own=own)
+
+    least = made(0, OWN, 0.2)
+    held = set(least.texts(least.validation))
+    assert len(held) > 5
+    # With less replayed code, or fewer examples with gaps, there is less beside the set.
+    for number, (own, share) in enumerate([(OWN // 3, 0.2), (OWN, 0.4), (OWN // 3, 0.4)], 1):
+        other = made(number, own, share)
+        assert held <= set(other.texts(other.validation))
+        assert not held & set(other.texts(other.store))
 
 
 def test_shares_of_tokens(tmp_path: Path) -> None:

@@ -69,6 +69,12 @@ def test_sets_mixed_in_leave_something_for_the_repository() -> None:
     assert weight.choices == (0.5, 1.0, 2.0)
 
 
+def test_large_shares_never_add_up_to_everything() -> None:
+    space = make_space(SearchOptions(), {"dataset.mix.0.share": 0.7, "dataset.mix.1.share": 0.2})
+    assert [one.values for one in space] == [(0.35, 0.7), (0.1, 0.2)]
+    assert sum(max(one.values) for one in space) < 0.95
+
+
 def test_a_value_of_one_element_of_a_list_can_be_set() -> None:
     mix = {"dataset": {"mix": [{"name": "docs", "path": "x.jsonl", "share": 0.1}]}}
     config = ProjectConfig.load(mix, "test").with_values({"dataset.mix.0.share": 0.2}, "test")

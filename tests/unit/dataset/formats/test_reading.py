@@ -198,6 +198,8 @@ def test_utf_16_without_a_mark_and_binary_files(tmp_path: Path) -> None:
         ('[{"text": "a"},\n\n{"text" "b"}]', 1, "row 3: is not JSON"),
         ('[{"text": "a"}', 1, "row 1: is not JSON"),
         ('[{"text": "a"}, 7, {"text": "c"}]', 2, "row 1: is a int"),
+        ('[{"text": "a"}]\n\n[{"text": "b"}]', 1, "row 3: stands behind the end of the array"),
+        ('[{"text": "a"}]' + " " * 100_000 + "x", 1, "row 1: stands behind the end"),
         ("[" * 100_000, 0, "row 1: is nested too deeply"),
     ],
 )
@@ -227,8 +229,21 @@ def test_csv(tmp_path: Path) -> None:
     assert [one.source.span[0] for one in read] == [2, 7]
     path.write_text('instruction,output\n"open,a\n')
     assert "is not CSV" in problems_of(path)[0]
+    path.write_text('instruction,output\nq,"a" e\nq2,a2\nq3,a3\n')
+    assert [str(p).partition(":")[0] for p in problems_of(path)] == ["a.csv, row 2"]
+    assert pairs(path, problems=Problems(stop=False)) == [("q2", "a2"), ("q3", "a3")]
     (tmp_path / "a.tsv").write_text("prompt\tcompletion\nq, really\ta\n")
     assert pairs(tmp_path / "a.tsv") == [("q, really", "a")]
+
+
+def test_a_first_row_without_a_value_is_one_bad_row(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", GOOD | {"output": None}, GOOD)
+    assert problems_of(path) == ["a.jsonl, row 1, field 'output': is missing"]
+    assert pairs(path, problems=Problems(stop=False)) == [("Add", "a + b")]
+    # It does not decide how the others are read.
+    empty = {"prompt": None, "completion": None, "text": None}
+    path = lines(tmp_path / "b.jsonl", empty, empty | {"text": "a"}, {"text": "b"})
+    assert len(list(read_set(path, problems=Problems(stop=False)))) == 2
 
 
 def test_gzip(tmp_path: Path) -> None:
