@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 PERMUTATIONS = 128
 _SEED = 42
 _SHINGLE = 24  # bytes, three 64-bit words
-_BANDS = 16  # of 8 rows: a pair at 0.8 is found with 95 %, one at 0.9 with 99.99 %
+_ROWS = (8, 4, 2, 1)  # of a band: the more, the fewer candidates and the more pairs are missed
+_FOUND = 0.94  # of the pairs at the threshold, at least; 8 rows find 94.7 % at 0.8
 _ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # odd 64-bit mixers (xxHash)
 
 
@@ -83,7 +84,8 @@ class NearDuplicates:
         self._signatures = np.empty((256, PERMUTATIONS), dtype=np.uint32)
         self._last: tuple[Signature, list[int]] | None = None
         self._buckets: dict[int, int] = {}  # band hash → newest member
-        self._older = np.empty((256, _BANDS), dtype=np.int32)  # next older member of the bucket
+        self._bands = _bands_for(threshold)
+        self._older = np.empty((256, self._bands), np.int32)  # next older member of the bucket
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -104,7 +106,7 @@ class NearDuplicates:
     def _bands_of(self, signature: Signature) -> list[int]:
         """The bands' hashes, kept for the `add` that usually follows a `find`."""
         if self._last is None or self._last[0] is not signature:
-            self._last = (signature, _band_hashes(signature))
+            self._last = (signature, _band_hashes(signature, self._bands))
         return self._last[1]
 
     def find(self, signature: Signature) -> str | None:
@@ -147,10 +149,16 @@ def _word_table() -> NDArray[np.bool_]:
     return table
 
 
-def _band_hashes(signature: Signature) -> list[int]:
+def _bands_for(threshold: float) -> int:
+    """The fewest bands with which enough of the pairs at the threshold share a band."""
+    found = (n for n in _ROWS if 1 - (1 - threshold**n) ** (PERMUTATIONS // n) >= _FOUND)
+    return PERMUTATIONS // next(found, _ROWS[-1])
+
+
+def _band_hashes(signature: Signature, bands: int) -> list[int]:
     """One 64-bit number for each band; the band's index is mixed in, so bands never meet."""
-    rows = signature.reshape(_BANDS, -1).astype(np.uint64)
-    mixed = np.arange(1, _BANDS + 1, dtype=np.uint64) * np.uint64(_ODD[0])
+    rows = signature.reshape(bands, -1).astype(np.uint64)
+    mixed = np.arange(1, bands + 1, dtype=np.uint64) * np.uint64(_ODD[0])
     for column in range(rows.shape[1]):
         mixed = (mixed ^ rows[:, column]) * np.uint64(_ODD[1])
         mixed ^= mixed >> np.uint64(29)

@@ -55,6 +55,19 @@ def test_find_gives_the_earliest_and_misses_few():
     assert len(index) == 400
 
 
+@pytest.mark.parametrize("threshold", [0.8, 0.75, 0.6, 0.5])
+def test_few_are_missed_at_any_threshold(threshold: float) -> None:
+    chance = np.random.default_rng(0)
+    index, near, found = NearDuplicates(threshold), 0, 0
+    for number in range(300):
+        one, other = chance.integers(0, 2**32, (2, 128), np.uint32)
+        other = np.where(chance.random(128) < threshold + 0.02, one, other)
+        index.add(str(number), one)
+        near += similarity(one, other) >= threshold
+        found += index.find(other) == str(number)
+    assert near > 150 and found >= 0.9 * near
+
+
 def test_find_all_reports_every_similar_text_with_its_share():
     index = NearDuplicates(0.5)
     tokens = text(3)
