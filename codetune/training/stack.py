@@ -40,11 +40,17 @@ def refuse_unless_plain(parent: Parent) -> None:
 
 def put_below(tuned: nn.Module, parent: Parent) -> None:
     """Put the parent beside the adapter to train; only the latter keeps its gradient."""
+    from torch.nn import Identity
+
     model: Any = tuned
     model.load_adapter(
         str(parent.path), adapter_name=NAME, is_trainable=False, autocast_adapter_dtype=False
     )
     model.base_model.set_adapter(["default", NAME])
+    for module in model.modules():
+        # Perhaps it was trained with dropout; what stays as it is must not be noisy.
+        if NAME in (getattr(module, "lora_dropout", None) or ()):
+            module.lora_dropout[NAME] = Identity()
     for name, weight in model.named_parameters():
         weight.requires_grad_("lora_" in name and ".default." in name)
 

@@ -163,6 +163,16 @@ def test_adapter_on_adapter_is_one_adapter_that_does_both(
 WEIGHTS = "adapter_model.safetensors"
 
 
+def test_a_parent_trained_with_dropout_is_not_noisy(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    team = run(dataset, base, tmp_path / "team", dropout=0.5)
+    parent = parent_of("team:1", team / "model", base)
+    model: Any = prepare(load_model(base.path), TrainingOptions(), parent=parent, speed=False)
+    model.train()
+    torch.testing.assert_close(logits(model), logits(model), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("method", ["full", "dora"])
 def test_only_plain_lora_builds_on_an_adapter(
     method: str, dataset: Artifact, base: BaseModel, tmp_path: Path
