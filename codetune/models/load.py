@@ -71,7 +71,9 @@ def resolve_base(name: str) -> BaseModel:
             advice="codetune needs the fast tokenizer; AutoTokenizer.from_pretrained(…)"
             ".save_pretrained(…) writes one beside the model.",
         )
-    return BaseModel(name, path, weights_digest(path), str(config["model_type"]))
+    # A card keeps the name: it has to mean the same wherever somebody reads it.
+    known = name if name in EMBEDDED or not Path(name).expanduser().is_dir() else str(path)
+    return BaseModel(known, path, weights_digest(path), str(config["model_type"]))
 
 
 def check_folder(path: Path) -> dict[str, Any]:

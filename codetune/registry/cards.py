@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,12 +216,25 @@ class Registry:
         """Delete one version, "name:version", for good; its number is not given again.
 
         Raises:
-            RegistryError: there is no such version, or it is a base.
+            RegistryError: there is no such version, it is a base, or other models are based on it.
         """
         with locked(self.root):
+            folder = self.version_folder(ref)
+            self.refuse_what_is_built_on([folder])
             gone = self.root / f"{GONE}{secrets.token_hex(8)}"
-            self.version_folder(ref).rename(gone)
+            folder.rename(gone)
             shutil.rmtree(gone)
+
+    def refuse_what_is_built_on(self, folders: Sequence[Path]) -> None:
+        """Raise RegistryError when another version has the whole model of one as its base."""
+        ours = {str((folder / MODEL).resolve()) for folder in folders}
+        cards = [card for card in read_models(self.root)[0] if card.kind != "base"]
+        if above := [c.id for c in cards if c.base in ours and self.folder(c) not in folders]:
+            raise RegistryError(
+                f"It is the base of {', '.join(above[:5])}{' …' if len(above) > 5 else ''}, "
+                "which cannot be used without it.",
+                advice="Remove those first.",
+            )
 
     def put(self, card: ModelCard, origin: Mapping[str, str], folder: Path) -> ModelCard:
         """Keep what a version's `folder` holds as the next version of the card's name."""

@@ -52,7 +52,8 @@ def begin_rename(registry: Registry, name: str, new: str, owned: str) -> None:
     `owned` is the id of the model's row.
 
     Raises:
-        RegistryError: there is no such model, it is a base, or the name cannot be used.
+        RegistryError: there is no such model, it is a base, the name cannot be used, or other
+            models are based on a version.
         ConflictError: there is a model of the new name.
     """
     registry.check_name(new)
@@ -62,6 +63,7 @@ def begin_rename(registry: Registry, name: str, new: str, owned: str) -> None:
         if any(card.name == new for card in cards):
             raise ConflictError(f"There is a model '{new}' already.")
         mine = [card for card in cards if card.name == name]
+        registry.refuse_what_is_built_on([registry.folder(card) for card in mine])
         file = registry.root / f"{_UNDER_WAY}{secrets.token_hex(8)}.json"
         versions = [card.version for card in mine]
         write_json(file, {"owned": owned, "old": name, "new": new, "versions": versions})

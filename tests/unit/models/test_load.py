@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_folder_and_shards_are_the_same_model(tmp_path: Path) -> None:
     with torch.no_grad():
         got, wanted = (load_model(p, dtype=torch.float32)(ids).logits for p in (base.path, whole))
     torch.testing.assert_close(got, wanted)
+
+
+def test_a_folder_has_the_same_name_wherever_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card keeps the name; a relative one would mean something else, or nothing, elsewhere."""
+    shutil.copytree(resolve_base("nano").path, tmp_path / "models" / "mine")
+    monkeypatch.chdir(tmp_path)
+    found = resolve_base("models/mine")
+    assert found.name == str(tmp_path.resolve() / "models" / "mine")
+    monkeypatch.chdir("/")
+    assert resolve_base(found.name) == found
+    assert resolve_base("nano").name == "nano"
 
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from codetune.artifacts import open_artifact
 from codetune.errors import ModelError, RegistryError, UnsafeModelError
 from codetune.registry.cards import Registry
+from codetune.registry.naming import begin_rename
 
 Stages = Callable[..., dict[str, Any]]
 
@@ -214,6 +215,23 @@ def test_what_cannot_be_removed(registry: Registry, made: Stages, ref: str) -> N
     with pytest.raises(RegistryError, match="no model"):
         registry.remove(ref)
     assert registry.get("mine").id == "mine:1"
+
+
+def test_the_base_of_another_model_stays_where_it_is(registry: Registry, made: Stages) -> None:
+    whole = registry.register("whole", **made())
+    on_it = made(1)
+    on_it["base"] = replace(on_it["base"], name=str((registry.folder(whole) / "model").resolve()))
+    registry.register("thin", **on_it)
+    for work in (
+        lambda: registry.remove("whole:1"),
+        lambda: begin_rename(registry, "whole", "other", "mdl_1"),
+    ):
+        with pytest.raises(RegistryError, match="the base of thin:1"):
+            work()
+    assert registry.get("whole") == whole
+    registry.remove("thin:1")
+    registry.remove("whole:1")
+    assert not [card for card in registry.list() if card.kind != "base"]
 
 
 def test_the_base_of_a_model_is_listed(registry: Registry, made: Stages) -> None:
