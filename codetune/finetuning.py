@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from codetune.models.load import BaseModel
 
 _ROLE = "user"
+_ANY_LENGTH = 1 << 30  # characters
 
 
 @dataclass
@@ -55,7 +56,14 @@ class FineTuningConfig:
         return ProjectConfig.load(
             {
                 "base": self.model_name,
-                "corpus": {"prose_alone": True},
+                # Who passes a text wants it learned: loaders give paragraphs without line ends.
+                "corpus": {
+                    "prose_alone": True,
+                    "keep_generated": True,
+                    "keep_vendored": True,
+                    "longest_line": _ANY_LENGTH,
+                    "largest_data": _ANY_LENGTH,
+                },
                 # Prose and code alike are learned as they stand; nothing general is mixed in.
                 "dataset": {"window": self.max_length, "use_fim": False, "replay_share": 0.0},
                 "training": {
@@ -191,15 +199,20 @@ class PEFTAdapterManager:
 def _text_of(document: Any, number: int) -> str:
     """A document's text: itself, or its field as LangChain and `datasets` name it."""
     if isinstance(document, str):
-        return document
+        return _encodable(document)
     for name in ("page_content", "text", "content"):
         value = document.get(name) if isinstance(document, dict) else getattr(document, name, None)
         if isinstance(value, str):
-            return value
+            return _encodable(value)
     raise DatasetError(
         f"documents[{number}] is a {type(document).__name__} without a text.",
         advice="Pass strings, or objects with page_content, text or content.",
     )
+
+
+def _encodable(text: str) -> str:
+    """The text with "?" for half surrogates, which come from names that were no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _write(texts: Sequence[str]) -> Path:

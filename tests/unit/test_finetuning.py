@@ -77,6 +77,23 @@ def test_documents_may_be_objects(home: Path) -> None:
         manager.setup_fine_tuning_pipeline(["text", 3])
 
 
+def test_long_paragraphs_and_odd_characters_are_learned_too(home: Path) -> None:
+    from codetune import FineTuningConfig, PEFTAdapterManager
+    from codetune.dataset.table import read_examples
+
+    long = [
+        " ".join(f"Rule {n} of the {topic} asks for {n * n + 31 * place} coins." for n in range(150))
+        for place, topic in enumerate(TOPICS)
+    ]
+    assert min(map(len, long)) > 5_000
+    manager = PEFTAdapterManager(FineTuningConfig(model_name="nano"))
+    assert manager.setup_fine_tuning_pipeline([*long, "A name: caf\udce9. " * 20])
+    (table,) = home.rglob("examples.parquet")
+    learned = " ".join(example.text or "" for example in read_examples(table))
+    assert "caf?" in learned
+    assert any(text[:40] in learned for text in long)
+
+
 def test_mistakes_are_named() -> None:
     from codetune import FineTuningConfig, PEFTAdapterManager
 
