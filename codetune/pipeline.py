@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,24 @@ class Journey:
                 self.folder / "datasets",
                 self.progress,
                 workers=workers,
+                learned=self._learned,
             )
+
+    @cached_property
+    def _learned(self) -> list[Artifact]:
+        """The datasets that the base was tuned on, if it is a model of ours: not to be held out."""
+        from codetune.registry.ancestry import learned
+        from codetune.registry.cards import Registry
+
+        if self.foreign_base:
+            return []
+        found, missing = learned(Registry(home()), self.config.base, home() / "projects")
+        if missing:
+            self.progress.say(
+                f"What {', '.join(missing)} was trained on is not here any more: the scorecard may "
+                "hold code that it knows."
+            )
+        return found
 
     def train(self, report: Report | None = None) -> Artifact:
         """The tuned weights, with the run's log and curves; `report` is for trials."""

@@ -21,7 +21,7 @@ from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.instruct.make import Made
 from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.instructions import Instructions
-from codetune.dataset.leakage import Purged, held_out_windows, measure, purge
+from codetune.dataset.leakage import Purged, held_out_windows, learned_before, measure, purge
 from codetune.dataset.manifest import Mixed, Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
 from codetune.dataset.recipe import Recipe, resolve
@@ -54,8 +54,11 @@ def build(
     progress: Progress,
     *,
     workers: Workers | None = None,
+    learned: Sequence[Artifact] = (),
 ) -> Artifact:
     """Split, draw examples, tokenise for the base whose tokenizer is in `base`.
+
+    What the base was tuned on already (its datasets are in `learned`) is not held out.
 
     The artifact holds `examples.parquet`, the token stores `tokens/` and `validation/`,
     `heldout.parquet` and `heldout_fim.parquet`, and `mix.json`, which says of every stream how
@@ -76,6 +79,8 @@ def build(
     work.review = review
     inputs = {"corpus": cleaned.digest, "tokenizer": Renderer.digest_of(base)}
     inputs |= inputs_of(options)
+    work.learned = [dataset.path for dataset in learned]
+    inputs |= {f"learned {n}": dataset.digest for n, dataset in enumerate(learned)}
     if options.replay_share:
         inputs["replay"] = replay_digest()
     work.digests = inputs
@@ -96,6 +101,7 @@ class _Build:
     progress: Progress
     workers: Workers = field(default_factory=Workers)
     replay: Sequence[Document] = ()
+    learned: Sequence[Path] = ()  # datasets that the base was tuned on
     instructions: Instructions | None = None
     review: Review = field(default_factory=Review)
     digests: Mapping[str, str] = field(default_factory=dict)  # of what the dataset is made of
@@ -244,6 +250,8 @@ class _Build:
                     yield batch
                     task.advance(sum(len(document.text) for document in batch))
                 yield from batches(iter(self.replay), _BATCH)
+                for dataset in self.learned:
+                    yield from batches(learned_before(dataset, self.base), _BATCH)
 
             return purge(parts.candidates, iter(stream()), self.options.similarity, workers)
 

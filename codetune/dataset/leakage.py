@@ -167,6 +167,20 @@ def measure(
     return Leakage(len(leaked), len(rows), len(known), documents, tuple(leaked))
 
 
+def learned_before(dataset: Path, base: Path) -> Iterator[Document]:
+    """What a model was trained and stopped on, read out of its dataset's token stores.
+
+    `base` is the folder of the tokenizer that they were made with.
+    """
+    renderer = renderer_of(base)
+    for path in (dataset / "tokens", dataset / "validation"):
+        store = TokenStore.open(path)
+        for _, first, last in _parts(path):
+            for text in decoded(store, renderer, first, last):
+                shown = text.decode("utf-8", "replace")
+                yield Document("", "", "", "text", "unknown", shown, True, False)
+
+
 def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:
     """Runs of whole files of about `_PART` tokens."""
     store = TokenStore.open(path)

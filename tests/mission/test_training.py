@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codetune.artifacts import Artifact, home
+from codetune.dataset.leakage import held_out_windows, measure
 from codetune.models.load import check_adapter, resolve_base
 from codetune.pipeline import Journey, tune
 from codetune.progress import Progress, Quiet, Task
@@ -180,6 +182,31 @@ def test_adapters_versions_and_the_base_to_fall_back_on(shop: Path, base: str) -
     # Of a name the promoted version answers, else the newest; without a name, what is promoted.
     Registry(home()).promote("tasks:1")
     assert answers(base, Text(PROMPT), ["tasks"]) == [together[1]]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_the_base_has_learned_is_not_held_out(method: str, shop: Path, base: str) -> None:
+    """Another seed sets other files aside, on which the first run was trained."""
+    team = journey(shop, base, name="team", training__method=method)
+    card = team.register()
+    seen = team.build()
+    again = journey(shop, card.id, dataset__seed=3).build()
+    rows = dict(held_out_windows(again.path))
+    assert again.digest != seen.digest and rows
+    tokenizer = resolve_base(base).path
+    assert measure(seen.path, tokenizer, rows=rows).leaked == 0
+    plain = journey(shop, base, dataset__seed=3).build()
+    assert measure(seen.path, tokenizer, rows=dict(held_out_windows(plain.path))).leaked > 0
+
+    shutil.rmtree(seen.path)
+    said: list[str] = []
+
+    class Screen(Quiet):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    journey(shop, card.id, progress=Progress(Screen()), dataset__seed=4).build()
+    assert any(line.startswith(f"What {card.id} was trained on is not here") for line in said)
 
 
 def test_progress_loss_and_logs_are_shown_and_kept(
