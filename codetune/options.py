@@ -20,9 +20,11 @@ __all__ = ["Options", "option"]
 
 
 class Options(BaseModel):
-    """Frozen, typed, documented options; an unknown key is refused."""
+    """Frozen, typed, documented options; an unknown key is refused, and a number without end."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from codetune.store.teams import Membership, Team
 from codetune.store.users import User
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,38}")
+_ID = "team_"  # ids begin so, and names do not: one must never be read as the other
 
 
 def teams(session: Session) -> Sequence[Team]:
@@ -28,10 +29,11 @@ def add_team(session: Session, name: str) -> Team:
         ConflictError: it is taken.
     """
     name = name.strip().lower()
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name.startswith(_ID):
         raise ConfigError(
             f"{name[:60]!r} cannot be a team's name.",
-            advice="Use letters, digits, '.', '_' and '-', at most 39 of them.",
+            advice="Use letters, digits, '.', '_' and '-', at most 39 of them, beginning with a "
+            f"letter or digit, but not with '{_ID}'.",
         )
     if session.scalar(select(Team.id).where(Team.name == name)):
         raise ConflictError(f"There is a team '{name}' already.")
@@ -42,16 +44,17 @@ def add_team(session: Session, name: str) -> Team:
 
 
 def get_team(session: Session, name: str) -> Team:
-    """The team of this name or id.
+    """The team of this id, else of this name.
 
     Raises:
         NotFoundError: there is none.
     """
-    found = session.scalar(select(Team).where((Team.name == name.lower()) | (Team.id == name)))
-    if found is None:
-        known = session.scalars(select(Team.name)).all()
-        raise NotFoundError(f"There is no team '{name}'.", advice=nearest(name, known))
-    return found
+    for which in (Team.id == name, Team.name == name.lower()):
+        found = session.scalar(select(Team).where(which))
+        if found is not None:
+            return found
+    known = session.scalars(select(Team.name)).all()
+    raise NotFoundError(f"There is no team '{name}'.", advice=nearest(name, known))
 
 
 def members(session: Session, team: Team) -> Sequence[User]:

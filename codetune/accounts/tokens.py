@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -91,9 +91,8 @@ def expiry(text: str | None) -> datetime | None:
     if match := re.fullmatch(r"(\d{1,5})([hdw])", text.strip()):
         return now() + int(match[1]) * _TIMES[match[2]]
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (OverflowError, ValueError) as error:  # at either end of time zones lead out of it
         raise ConfigError(
             f"'{text[:40]}' is no time to expire at.", advice="For example: 12h, 90d, 2027-01-31"
         ) from error
-    return found.astimezone()

@@ -18,6 +18,7 @@ from codetune.store.users import LOCAL_USER, ROLES, User
 # model's name.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,38}")
 _RESERVED = frozenset({"local", "nano", "admin", "root", "system", "codetune"})
+_ID = "usr_"  # ids begin so, and names do not: one must never be read as the other
 
 
 def people(session: Session) -> Sequence[User]:
@@ -57,31 +58,30 @@ def checked_name(name: str) -> str:
         ConfigError: it cannot be a user's.
     """
     lower = name.strip().lower()
-    if not _NAME.fullmatch(lower) or lower in _RESERVED:
+    if not _NAME.fullmatch(lower) or lower in _RESERVED or lower.startswith(_ID):
         raise ConfigError(
             f"{name[:60]!r} cannot be a user's name.",
             advice="Use letters, digits, '.', '_' and '-', at most 39, beginning with a letter or "
-            f"digit; reserved are {', '.join(sorted(_RESERVED))}.",
+            f"digit; reserved are {', '.join(sorted(_RESERVED))} and what begins with '{_ID}'.",
         )
     return lower
 
 
 def get_user(session: Session, name: str) -> User:
-    """The account of this name or id.
+    """The account of this id, else of this name.
 
     Raises:
         NotFoundError: there is none; the nearest is named.
     """
-    found = session.scalar(
-        select(User).where((User.name == name.lower()) | (User.id == name), User.id != LOCAL_USER)
+    for which in (User.id == name, User.name == name.lower()):
+        found = session.scalar(select(User).where(which, User.id != LOCAL_USER))
+        if found is not None:
+            return found
+    known = session.scalars(select(User.name).where(User.id != LOCAL_USER)).all()
+    raise NotFoundError(
+        f"There is no user '{name}'.",
+        advice=nearest(name, known) or "Make one: codetune users add NAME",
     )
-    if found is None:
-        known = session.scalars(select(User.name).where(User.id != LOCAL_USER)).all()
-        raise NotFoundError(
-            f"There is no user '{name}'.",
-            advice=nearest(name, known) or "Make one: codetune users add NAME",
-        )
-    return found
 
 
 def set_disabled(session: Session, user: User, disabled: bool) -> None:

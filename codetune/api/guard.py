@@ -8,7 +8,7 @@ and Origin headers, which are checked; there are no CORS headers at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,10 +88,7 @@ class Guard:
         if not self._serves(_name_of(host)):
             return plain_failure(403, "This host name is not served here.", "host_not_allowed")
         said = headers.get(b"origin", b"").decode("latin-1").strip().lower()
-        origin = urlsplit(said)
-        own = self._hosts | {_name_of(host)}
-        foreign = origin.scheme in ("http", "https") and _name_of(origin.netloc) not in own
-        if foreign or said == "null":  # a sandboxed frame, a data: page, or a file
+        if _is_foreign(said, self._hosts | {_name_of(host)}):
             return plain_failure(403, "Web pages may not ask this server.", "origin_not_allowed")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > limit:
@@ -127,6 +124,16 @@ async def answer(failure: Failure, scope: Scope, send: Send) -> None:
     raw = [(k.lower().encode(), v.encode()) for k, v in {**headers, **failure.headers}.items()]
     await send({"type": "http.response.start", "status": failure.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+def _is_foreign(origin: str, own: Collection[str]) -> bool:
+    """Does this Origin header name a web page of none of the hosts `own`?"""
+    try:
+        page = urlsplit(origin)
+    except ValueError:  # no browser says this
+        return True
+    foreign = page.scheme in ("http", "https") and _name_of(page.netloc) not in own
+    return foreign or origin == "null"  # a sandboxed frame, a data: page, or a file
 
 
 def _name_of(host: str) -> str:

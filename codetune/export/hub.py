@@ -54,14 +54,22 @@ def check_endpoint(url: str) -> str:
     Raises:
         ConfigError
     """
-    parts = urlsplit(url)
-    safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _HERE)
-    if not safe or not parts.hostname or parts.username or parts.password or parts.query:
+    if not _is_endpoint(url):
         raise ConfigError(
             f"'{url[:200]}' cannot be the address of a hub.",
             advice="It begins with https:// and holds neither names nor keys.",
         )
     return url.rstrip("/")
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # a bracket that is not closed, a port that is none
+        return False
+    safe = parts.scheme == "https" or (parts.scheme == "http" and host in _HERE)
+    return safe and bool(host) and not (parts.username or parts.password or parts.query)
 
 
 def push(

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from codetune.accounts.users import actor_of
-from codetune.errors import ConfigError, UnsafeSourceError
+from codetune.errors import (
+    BadRequestError,
+    ConfigError,
+    RegistryError,
+    SourceError,
+    UnsafeSourceError,
+)
 from codetune.jobs.config import JobOptions
 from codetune.jobs.work import Work
 from codetune.project import ProjectConfig
@@ -22,6 +29,7 @@ from codetune.store.database import Database
 from codetune.store.users import LOCAL_USER, User
 
 _PATH = re.compile(r"[/~.]|.*\\")
+_LONGEST_LABEL = 56  # characters: 96 of a model's name, without "/" and the longest user's name
 
 
 def checked(
@@ -39,14 +47,20 @@ def checked(
 
     Raises:
         NotFoundError: it goes on from a model that is not the actor's to use.
+        BadRequestError: no model can be called so.
         UnsafeSourceError, ConfigError: it reads what only the administrator may.
+        SourceError: it names a path that cannot be one.
     """
     if kind == "pull":
         return Work(kind, _pulled(actor, source, options, folder), {})
     base = _base(actor, config.base, registry, owners)
     settled = config if base == config.base else config.model_copy(update={"base": base})
     source = settled_source(actor, source, options, folder)
+    if config.name:
+        usable_name(actor, config.name, registry)
     if actor.is_local:
+        for what, path in _paths(settled):
+            _reachable(_real(path, what), what)
         where = str(folder.resolve()) if folder is not None else None
         return Work(kind, source, _values(settled), where)
     name = saved_as(actor, config.name or label_of(source))
@@ -82,11 +96,33 @@ def check_again(
     return work
 
 
+def usable_name(actor: Actor, label: str, registry: Registry) -> str:
+    """The registry's name for what the actor calls `label`.
+
+    Raises:
+        BadRequestError: no model can be called so.
+    """
+    name = saved_as(actor, label)
+    try:
+        registry.check_name(name)
+    except RegistryError as error:
+        # Half a surrogate pair, which JSON may hold, is in no answer.
+        said = error.message.encode(errors="backslashreplace").decode()
+        raise BadRequestError(said, param="name", advice=error.advice) from error
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise BadRequestError(
+            f"'{name}' cannot be a model's name.",
+            param="name",
+            advice="Between two '/' has to stand something, and neither '.' nor '..'.",
+        )
+    return name
+
+
 def _pulled(actor: Actor, name: str, options: JobOptions, folder: Path | None) -> str:
     """A base's name: of the hub, or a folder that the actor may have read."""
     if actor.is_local:
-        return _local(name, folder)
-    if _PATH.match(name) or Path(name).exists():
+        return _local(name, folder, "model")
+    if _PATH.match(name) or _is_there(name, "model"):
         return str(_below(name, options.roots, "model"))
     return name
 
@@ -100,14 +136,30 @@ def settled_source(
         UnsafeSourceError, SourceError: it is a path of the server that is below none of the
             options' `roots`, by its name inside the network and none of its `sites`, or an
             address that git must not be given.
+        ConfigError: the address holds a password.
     """
     if actor.is_local:
-        return _local(source, folder)
+        return _local(source, folder, "source")
     if not looks_remote(source) or source.lower().startswith("file:"):
         plain = parse_address(source).path if source.lower().startswith("file:") else source
         return str(_below(plain, options.roots, "source"))
     check_name(parse_address(source).host, options.sites)
+    refuse_credentials(source)
     return source
+
+
+def refuse_credentials(location: str) -> None:
+    """Refuse an address that holds a secret: addresses are kept as they are.
+
+    Raises:
+        ConfigError
+    """
+    address = parse_address(location)
+    if address.password or (address.user and address.scheme != "ssh"):
+        raise ConfigError(
+            "The address holds a password or a token, which would be kept and shown.",
+            advice="Use an ssh:// address, or git's credential helper on the server.",
+        )
 
 
 def settled_path(actor: Actor, path: str, roots: Iterable[str], what: str) -> Path:
@@ -115,16 +167,18 @@ def settled_path(actor: Actor, path: str, roots: Iterable[str], what: str) -> Pa
 
     Raises:
         UnsafeSourceError: it is below none of `roots`, and the actor is not this machine's user.
+        SourceError: it cannot be a path, or not be looked at.
     """
     if actor.is_local:
-        return Path(path).expanduser().resolve()
+        return _reachable(_real(path, what), what)
     return _below(path, roots, what)
 
 
 def label_of(source: str) -> str:
     """What a model is called after its source, when nobody has named it."""
     last = source.rstrip("/").removesuffix(".git").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
-    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._") or "model"
+    label = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")
+    return label[:_LONGEST_LABEL].rstrip("-._") or "model"
 
 
 def _values(config: ProjectConfig) -> dict[str, Any]:
@@ -132,10 +186,11 @@ def _values(config: ProjectConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
-def _local(source: str, folder: Path | None) -> str:
+def _local(source: str, folder: Path | None, what: str) -> str:
     """A path of this machine as every process sees it; an address as it is."""
-    path = (folder or Path()) / Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
+    with _as_path(source, what):
+        path = (folder or Path()) / Path(source).expanduser()
+        return str(path.resolve()) if path.exists() else source
 
 
 def _base(actor: Actor, base: str, registry: Registry, owners: Owners) -> str:
@@ -150,12 +205,8 @@ def _base(actor: Actor, base: str, registry: Registry, owners: Owners) -> str:
 
 
 def _check_paths(config: ProjectConfig, options: JobOptions) -> None:
-    if _PATH.match(config.base) or Path(config.base).exists():
-        _below(config.base, options.roots, "base")
-    for number, one in enumerate(config.dataset.mix):
-        _below(one.path, options.roots, f"dataset.mix.{number}.path")
-    if config.dataset.review is not None:
-        _below(config.dataset.review, options.roots, "dataset.review")
+    for what, path in _paths(config):
+        _below(path, options.roots, what)
     teacher = config.dataset.instructions.teacher.url
     if teacher is not None and teacher not in options.teachers:
         raise ConfigError(
@@ -164,13 +215,50 @@ def _check_paths(config: ProjectConfig, options: JobOptions) -> None:
         )
 
 
+def _paths(config: ProjectConfig) -> Iterator[tuple[str, str]]:
+    """The options that are paths, and what they say."""
+    if _PATH.match(config.base) or _is_there(config.base, "base"):
+        yield "base", config.base
+    for number, one in enumerate(config.dataset.mix):
+        yield f"dataset.mix.{number}.path", one.path
+    if config.dataset.review is not None:
+        yield "dataset.review", config.dataset.review
+
+
 def _below(path: str, roots: Iterable[str], what: str) -> Path:
     """The real path, if it lies below one of `roots`; links are followed first."""
-    real = Path(path).expanduser().resolve()
+    real = _real(path, what)
     if any(real.is_relative_to(Path(root).expanduser().resolve()) for root in roots):
-        return real
+        return _reachable(real, what)
     raise UnsafeSourceError(
         f"{what}: paths of the server cannot be used here.",
         advice="Use an https:// or ssh:// address, or ask the administrator to allow a folder "
         "(the option `roots` of jobs).",
     )
+
+
+def _real(path: str, what: str) -> Path:
+    with _as_path(path, what):
+        return Path(path).expanduser().resolve()
+
+
+def _reachable(real: Path, what: str) -> Path:
+    """The path, if the system can look whether there is something; there may be nothing yet."""
+    _is_there(str(real), what)
+    return real
+
+
+def _is_there(path: str, what: str) -> bool:
+    with _as_path(path, what):
+        return Path(path).exists()
+
+
+@contextmanager
+def _as_path(path: str, what: str) -> Iterator[None]:
+    """One name for what the system says of a path that cannot be used: the home of a user whom
+    nobody knows, a name that is too long, a null character."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise SourceError(f"{what}: {path[:80]!r} cannot be used: {reason}.") from error

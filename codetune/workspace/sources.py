@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from codetune.errors import BadRequestError, ConfigError, ConflictError, SourceError
-from codetune.jobs.limits import label_of, settled_source
+from codetune.errors import BadRequestError, ConflictError, SourceError
+from codetune.jobs.limits import label_of, refuse_credentials, settled_source
 from codetune.registry.access import Actor, readable, require, require_role
 from codetune.sources.archive import is_archive
-from codetune.sources.identity import looks_remote, parse_address
+from codetune.sources.identity import looks_remote
 from codetune.store.base import new_id
 from codetune.store.jobs import ENDED, Job
 from codetune.store.sources import Source
@@ -45,8 +45,8 @@ class Sources:
         """
         require_role(actor, "create")
         location = settled_source(actor, location, self._work.jobs.options)
-        if looks_remote(location) and not Path(location).exists():
-            _refuse_credentials(location)
+        if looks_remote(location) and not Path(location).is_absolute():
+            refuse_credentials(location)
             kind = "git"
         else:
             kind = _kind_of(Path(location))
@@ -202,15 +202,6 @@ def _source(session: Session, actor: Actor, source_id: str) -> Source:
     found = require(actor, "read", row, f"source '{source_id}'")
     assert found is not None
     return found
-
-
-def _refuse_credentials(location: str) -> None:
-    address = parse_address(location)
-    if address.password or (address.user and address.scheme != "ssh"):
-        raise ConfigError(
-            "The address holds a password or a token, which would be kept and shown.",
-            advice="Use an ssh:// address, or git's credential helper on the server.",
-        )
 
 
 def _kind_of(path: Path) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from codetune.errors import BadRequestError, ConflictError, NotFoundError, RegistryError
+from codetune.errors import ConflictError, NotFoundError
+from codetune.jobs.limits import usable_name
 from codetune.records import ModelCard
 from codetune.registry import naming
 from codetune.registry.access import (
+    LOCAL,
     Action,
     Actor,
     allow,
@@ -105,8 +108,7 @@ class UserModels:
         job = self._work.jobs.get(actor, tuning_id)
         if job.kind != "tune" or job.state != "succeeded" or job.result is None:
             raise ConflictError(f"The job {tuning_id} has made no model.")
-        made, kept = str(job.result["model"]), saved_as(actor, name)
-        self._check_name(kept)
+        made, kept = str(job.result["model"]), usable_name(actor, name, self._work.registry)
         with self._work.database.write() as session:
             row = claim(session, actor, kept)
             row.details = {**row.details, "description": description, "tuning": job.id}
@@ -145,9 +147,9 @@ class UserModels:
             ConflictError: the name is taken, or a job that has not ended makes a version of the
                 model or goes on from one.
         """
-        work, new = self._work, saved_as(actor, name)
+        work = self._work
         model = self.get(actor, model_id, "write")
-        self._check_name(new)
+        new = usable_name(actor, name, work.registry)
         try:
             with work.database.write() as session:
                 take_turn(work.database, session)
@@ -205,6 +207,7 @@ class UserModels:
                 refuse_in_use(session, called, f"model '{model.name}'")
             row = session.get(Model, model_id)
             if entirely and row is not None:
+                self._keep_ids(session)
                 session.delete(row)
                 session.flush()
             for card in gone:
@@ -231,6 +234,7 @@ class UserModels:
 
     def _visible(self, session: Session, actor: Actor) -> Sequence[UserModel]:
         rows = {row.name: row for row in session.scalars(select(Model))}
+        ids = {row.id for row in rows.values()}
         mine = set(session.scalars(select(Model.name).where(readable(actor, Model))))
         versions: dict[str, list[ModelCard]] = {}
         for card in self._work.registry.list():
@@ -239,19 +243,13 @@ class UserModels:
         found = []
         for name, cards in sorted(versions.items()):
             if name in mine or (name not in rows and allow(actor, "read", UNCLAIMED)):
-                found.append(_model(name, rows.get(name), cards))
+                found.append(_model(name, rows.get(name), cards, ids))
         return found
 
     def _of(self, session: Session, name: str) -> UserModel:
         row = session.scalar(select(Model).where(Model.name == name))
         cards = [card for card in self._work.registry.list() if card.name == name]
-        return _model(name, row, cards)
-
-    def _check_name(self, name: str) -> None:
-        try:
-            self._work.registry.check_name(name)
-        except RegistryError as error:
-            raise BadRequestError(error.message, param="name", advice=error.advice) from error
+        return _model(name, row, cards, ())
 
     def _row(self, session: Session, model: UserModel) -> Model:
         """The model's row, made now if nobody had claimed it."""
@@ -261,6 +259,13 @@ class UserModels:
             session.add(row)
             session.flush()
         return row
+
+    def _keep_ids(self, session: Session) -> None:
+        """Write down the ids that other rows' had to be made way for, before a row goes: who
+        sends its deletion twice must not reach another model with the second one."""
+        for model in self._visible(session, LOCAL):
+            if model.id != _derived(model.name):
+                self._row(session, model)
 
     def _maker(self, actor: Actor, model: UserModel) -> Job | None:
         """The job that made a model's current version, if it is still known and the actor may see
@@ -280,12 +285,23 @@ def _makers(card: ModelCard) -> Select[Job]:
     return select(Job).where(Job.kind == "tune", Job.result["model"].as_string() == card.id)
 
 
-def _model(name: str, row: Model | None, cards: Sequence[ModelCard]) -> UserModel:
+def _model(
+    name: str, row: Model | None, cards: Sequence[ModelCard], taken: Collection[str]
+) -> UserModel:
+    """A model as its row says; without one, under an id that none of `taken` is."""
     versions = sorted(cards, key=lambda card: card.version)
     if row is None:
-        derived = f"mdl_{hashlib.sha256(name.encode()).hexdigest()[:24]}"
-        return UserModel(derived, name, UNCLAIMED.owner_id, None, "private", versions)
+        tries = (_derived(name, number) for number in count())
+        made = next(each for each in tries if each not in taken)
+        return UserModel(made, name, UNCLAIMED.owner_id, None, "private", versions)
     return UserModel(row.id, name, row.owner_id, row.team_id, row.visibility, versions, row.details)
+
+
+def _derived(name: str, number: int = 0) -> str:
+    """The id of a model that has no row: the same each time. Another model may have taken it along
+    when it was renamed; then the next `number` is tried."""
+    text = f"{name}\n{number}" if number else name
+    return f"mdl_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
 def _version(model: UserModel, version: int) -> ModelCard:

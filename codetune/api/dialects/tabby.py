@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
@@ -79,7 +79,7 @@ class Event(bodies.Request):
 
     type: Literal["view", "select", "dismiss"]
     completion_id: str
-    choice_index: int = 0
+    choice_index: int = Field(0, ge=0, lt=2**31)
     view_id: str | None = None
     elapsed: int | None = None
     select_kind: str | None = None

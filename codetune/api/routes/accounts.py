@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from codetune.accounts import audit, tokens
 from codetune.accounts.logins import Logins
 from codetune.accounts.passwords import LONGEST, matches
-from codetune.accounts.users import get_user, set_password
+from codetune.accounts.users import set_password
 from codetune.api.auth import actor_of, origin_of
 from codetune.api.permissions import Access
 from codetune.api.routes.shapes import refusals
@@ -141,11 +141,11 @@ def _account(router: APIRouter, database: Database) -> None:
         if actor.token_id is not None:
             raise ForbiddenError("A token cannot change the password.", advice="Log in instead.")
         with database.session() as session:
-            kept = get_user(session, actor.id).password_hash
+            kept = session.get_one(User, actor.id).password_hash
         if not matches(body.old, kept):
             raise LoginError("The old password is another one.")
         with database.write() as session:
-            set_password(get_user(session, actor.id), body.new)
+            set_password(session.get_one(User, actor.id), body.new)
             audit.record(session, actor, "user.password", actor.name, origin_of(request))
 
 
@@ -158,7 +158,8 @@ def _tokens(router: APIRouter, database: Database) -> None:
         if actor.is_local:
             return []
         with database.session() as session:
-            return [_seen(row) for row in tokens.tokens_of(session, get_user(session, actor.id))]
+            user = session.get_one(User, actor.id)
+            return [_seen(row) for row in tokens.tokens_of(session, user)]
 
     @router.post("/api/v1/tokens", status_code=201)
     def make(request: Request, body: NewToken) -> TokenMade:
@@ -167,7 +168,7 @@ def _tokens(router: APIRouter, database: Database) -> None:
         if actor.token_id is not None and not asked <= actor.scopes:
             raise ForbiddenError("A token cannot make one that may do more than itself.")
         with database.write() as session:
-            user: User = get_user(session, actor.id)
+            user = session.get_one(User, actor.id)
             row, secret = tokens.make_token(
                 session, user, body.name, asked, tokens.expiry(body.expires)
             )
@@ -178,7 +179,7 @@ def _tokens(router: APIRouter, database: Database) -> None:
     def revoke(request: Request, token_id: str) -> None:
         actor = _with_account(actor_of(request))
         with database.write() as session:
-            row = tokens.revoke(session, get_user(session, actor.id), token_id)
+            row = tokens.revoke(session, session.get_one(User, actor.id), token_id)
             audit.record(session, actor, "token.revoke", row.id, origin_of(request))
 
 

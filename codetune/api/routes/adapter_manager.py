@@ -7,19 +7,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
 from codetune.api.routes.answers import ask, question
 from codetune.api.routes.jobs import ProgressSeen, progress_seen
-from codetune.api.routes.shapes import refusals
+from codetune.api.routes.shapes import Key, created, refusals
 from codetune.errors import ConflictError
 from codetune.registry.ownership import saved_as
 from codetune.workspace.documents import KIND, add_documents
 from codetune.workspace.orders import Order, Orders
 from codetune.workspace.sources import Sources
-from codetune.workspace.uploads import Sent
+from codetune.workspace.uploads import Sent, digest_of_file
 from codetune.workspace.workspace import Workspace
 
 ACCESS: Access = {
@@ -83,37 +84,47 @@ def _tuning(router: APIRouter, workspace: Workspace) -> None:
     """Documents, and the tuning on them."""
     sources, orders = Sources(workspace), Orders(workspace)
 
-    @router.post("/documents", status_code=201, responses=refusals(409))
+    @router.post("/documents", status_code=201, response_model=Kept, responses=refusals(409))
     def documents(
         request: Request,
         files: Annotated[list[UploadFile] | None, File()] = None,
         file: Annotated[list[UploadFile] | None, File(description="The same.")] = None,
-    ) -> Kept:
+        key: Key = None,
+    ) -> Response:
         """Send texts (UTF-8); one of the same name takes the older one's place."""
         sent = [
             Sent(one.filename or "document.txt", one.file)
             for one in (*(files or ()), *(file or ()))
         ]
-        source, count = add_documents(workspace, actor_of(request), sent)
-        return Kept(source_id=source.id, documents=count)
 
-    @router.post("/fine-tuning/setup", status_code=202, responses=refusals(409, 429))
-    def setup(request: Request, body: Setup | None = None) -> Started:
+        def make() -> Kept:
+            source, count = add_documents(workspace, actor_of(request), sent)
+            return Kept(source_id=source.id, documents=count)
+
+        said = [[one.name, digest_of_file(one.file)] for one in sent] if key else None
+        return created(workspace, request, key, said, make)
+
+    @router.post(
+        "/fine-tuning/setup", status_code=202, response_model=Started, responses=refusals(409, 429)
+    )
+    def setup(request: Request, body: Setup | None = None, key: Key = None) -> Response:
         """Tune a model on the documents that you have sent."""
-        actor = actor_of(request)
-        source = sources.newest(actor, (KIND,))
-        if source is None:
-            raise ConflictError(
-                "There are no documents yet.", advice="Send some: POST /documents -F file=@notes.md"
-            )
-        config = {**(body.config if body else {})}
-        for section, values in _CONFIG.items():
-            own = {} if config.get(section) is None else config[section]
-            if isinstance(own, Mapping):  # whatever else it is, is refused with all other options
-                config[section] = {**values, **own}
-        order = Order("tune", source_id=source.id, name=_NAME, config=config)
-        job = orders.submit(actor, order)
-        return Started(job_id=job.id, status_endpoint="/fine-tuning/status")
+        wanted = body or Setup()
+
+        def make() -> Started:
+            actor = actor_of(request)
+            source = sources.newest(actor, (KIND,))
+            if source is None:
+                raise ConflictError(
+                    "There are no documents yet.",
+                    advice="Send some: POST /documents -F file=@notes.md",
+                )
+            config = _learned_as_texts(wanted.config)
+            order = Order("tune", source_id=source.id, name=_NAME, config=config)
+            job = orders.submit(actor, order)
+            return Started(job_id=job.id, status_endpoint="/fine-tuning/status")
+
+        return created(workspace, request, key, wanted.model_dump(), make, status=202)
 
 
 def _asking(router: APIRouter, workspace: Workspace, front: Front) -> None:
@@ -144,3 +155,13 @@ def _asking(router: APIRouter, workspace: Workspace, front: Front) -> None:
         name = saved_as(actor_of(request), _NAME)
         answer = await ask(front, request, question(query), name, max_tokens)
         return Said(response=answer.text, model=answer.model)
+
+
+def _learned_as_texts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with those that documents need; what they say themselves goes before."""
+    full = dict(config)
+    for section, values in _CONFIG.items():
+        own = {} if full.get(section) is None else full[section]
+        if isinstance(own, Mapping):  # whatever else it is, is refused with all other options
+            full[section] = {**values, **own}
+    return full

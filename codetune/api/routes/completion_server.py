@@ -98,13 +98,18 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
         """Tune a model on a project's files and documents, or on a repository."""
 
         def start() -> Started:
-            actor = actor_of(request)
+            actor, files = actor_of(request), _files(body)
             source = (
                 sources.add(actor, body.urls[0])
-                if body.urls
-                else sources.write(actor, "project", _files(body), "project")
+                if files is None
+                else sources.write(actor, "project", files, "project")
             )
-            job = orders.submit(actor, Order("tune", source_id=source.id))
+            try:
+                job = orders.submit(actor, Order("tune", source_id=source.id))
+            except BaseException:
+                if files is not None:  # nobody was told of it; each try would leave another one
+                    sources.delete(actor, source.id)
+                raise
             return Started(
                 job_id=job.id,
                 source_id=source.id,
@@ -116,12 +121,17 @@ def routes(workspace: Workspace, front: Front) -> APIRouter:
     return router
 
 
-def _files(body: Project) -> dict[str, str]:
-    """All texts by their paths.
+def _files(body: Project) -> dict[str, str] | None:
+    """All texts by their paths; None where a repository is named instead.
 
     Raises:
-        BadRequestError: there are none, or something is asked for that is not possible.
+        BadRequestError: there is neither, or both, or something is asked for that is not possible.
     """
+    if body.urls:
+        for field in ("project_dict", "documents", "libraries"):
+            if getattr(body, field):
+                raise BadRequestError(f"Say either 'urls' or '{field}'.", param=field)
+        return None
     if body.libraries:
         raise BadRequestError(
             "Documentation cannot be looked up here.",

@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
 from codetune.api.routes.answers import ask, newest_tuned, question
 from codetune.api.routes.jobs import JobSeen, job_seen
-from codetune.api.routes.shapes import Listing, Part, listing, refusals
+from codetune.api.routes.shapes import Key, Listing, Part, created, listing, refusals
 from codetune.errors import BadRequestError, ConflictError
 from codetune.registry.access import Actor
 from codetune.workspace.orders import Order, Orders
@@ -94,28 +95,38 @@ def _starting(router: APIRouter, workspace: Workspace) -> None:
     """Ingests, training data and tunings are queued."""
     orders, sources = Orders(workspace), Sources(workspace)
 
-    def start(request: Request, kind: str, body: Reading | None) -> Started:
+    starts: dict[str, Any] = {
+        "status_code": 202,
+        "response_model": Started,
+        "responses": refusals(409, 429),
+    }
+
+    def start(request: Request, kind: str, body: Reading | None, key: str | None) -> Response:
         actor, wanted = actor_of(request), body or Reading()
-        source_id = _source_of(sources, actor, wanted)
         name = wanted.name if kind == "tune" else None
-        order = Order(kind, source_id=source_id, config=wanted.config, name=name)
-        job = orders.submit(actor, order)
-        return Started(job_id=job.id, status_endpoint=f"/ingest/status/{job.id}")
 
-    @router.post("/ingest", status_code=202, responses=refusals(409, 429))
-    def ingest(request: Request, body: Reading | None = None) -> Started:
+        def make() -> Started:
+            source_id = _source_of(sources, actor, wanted)
+            order = Order(kind, source_id=source_id, config=wanted.config, name=name)
+            job = orders.submit(actor, order)
+            return Started(job_id=job.id, status_endpoint=f"/ingest/status/{job.id}")
+
+        return created(workspace, request, key, wanted.model_dump(), make, status=202)
+
+    @router.post("/ingest", **starts)
+    def ingest(request: Request, body: Reading | None = None, key: Key = None) -> Response:
         """Collect and clean a repository; again, only what has changed is read anew."""
-        return start(request, "ingest", body)
+        return start(request, "ingest", body, key)
 
-    @router.post("/fine-tune/generate-data", status_code=202, responses=refusals(409, 429))
-    def generate_data(request: Request, body: Reading | None = None) -> Started:
+    @router.post("/fine-tune/generate-data", **starts)
+    def generate_data(request: Request, body: Reading | None = None, key: Key = None) -> Response:
         """Build training data of what was ingested."""
-        return start(request, "dataset", body)
+        return start(request, "dataset", body, key)
 
-    @router.post("/fine-tune/start", status_code=202, responses=refusals(409, 429))
-    def start_tuning(request: Request, body: Reading | None = None) -> Started:
+    @router.post("/fine-tune/start", **starts)
+    def start_tuning(request: Request, body: Reading | None = None, key: Key = None) -> Response:
         """Tune a model on what was ingested."""
-        return start(request, "tune", body)
+        return start(request, "tune", body, key)
 
 
 def _following(router: APIRouter, workspace: Workspace) -> None:

@@ -30,7 +30,7 @@ ACCESS: Access = {
 class MixedDataset(BaseModel):
     """A dataset of yours beside the source."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     id: str = Field(max_length=40)
     share: float | None = Field(None, gt=0, lt=1, description="Of all training tokens.")

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from sqlalchemy import select, text, update
 
-from codetune.accounts import passwords, tokens, users
+from codetune.accounts import passwords, teams, tokens, users
 from codetune.accounts.audit import Origin, entries
 from codetune.accounts.config import AccountOptions
 from codetune.accounts.logins import Logins
@@ -26,6 +26,7 @@ from codetune.errors import (
 )
 from codetune.store.audit import LoginFailure
 from codetune.store.base import now
+from codetune.store.teams import Team
 from codetune.store.tokens import Token
 from codetune.store.users import User
 from tests.accounts import PASSWORD, People
@@ -161,7 +162,7 @@ def test_many_tries_at_once_are_not_more_tries(people: People, tmp_path: Path) -
 
 def test_names_roles_and_passwords_are_checked(people: People) -> None:
     database = people.logins.database
-    for name in ("", "a b", "../x", "a/b", "local", "nano", "x" * 40, "-x", "ä"):
+    for name in ("", "a b", "../x", "a/b", "local", "nano", "x" * 40, "-x", "ä", "Usr_1"):
         with pytest.raises(ConfigError), database.write() as session:
             users.add_user(session, name, PASSWORD)
     for password in ("short", "x" * 257, "alexandra1"):
@@ -179,6 +180,29 @@ def test_names_roles_and_passwords_are_checked(people: People) -> None:
             act(session, users.get_user(session, "root1"))
     with pytest.raises(NotFoundError), database.session() as session:
         users.get_user(session, "local")
+
+
+@pytest.mark.parametrize(
+    "text", ["soon", "0001-01-01", "0001-01-01T00:00+14:00", "9999-12-31T23:59:59-14:00"]
+)
+def test_times_that_are_none_in_utc_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no time to expire"):
+        expiry(text)
+
+
+def test_whose_name_is_anothers_id_does_not_take_their_place(people: People) -> None:
+    ada = people.ids["ada"]
+    for add in (
+        lambda session: users.add_user(session, ada, PASSWORD),
+        lambda session: teams.add_team(session, people.team_id),
+    ):
+        with pytest.raises(ConfigError, match="begin"), people.logins.database.write() as session:
+            add(session)
+    with people.logins.database.write() as session:  # made before such names were refused
+        session.add_all([User(name=ada), Team(name=people.team_id)])
+    with people.logins.database.session() as session:
+        assert users.get_user(session, ada).name == "ada"
+        assert teams.get_team(session, people.team_id).name == "backend"
 
 
 def test_registering_is_limited_by_address(people: People, tmp_path: Path) -> None:

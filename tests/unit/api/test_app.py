@@ -188,6 +188,7 @@ def test_only_this_machines_names_are_answered(port: int, host: str, allowed: bo
 
 def test_web_pages_cannot_ask_nor_read(port: int) -> None:
     named = ("https://evil.example", "http://localhost.evil.example", "http://127.0.0.1.x:80")
+    named = (*named, "http://[x")  # which no browser says, and no parser reads
     for page in (*named, "null"):  # the last: a sandboxed frame, or a page that is a data: address
         status, _, headers = ask(port, "GET", "/v1/models", Origin=page)
         assert status == 403, page

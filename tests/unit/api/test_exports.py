@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from codetune.accounts.users import actor_of, get_user
+from codetune.errors import ConfigError, ExportError
+from codetune.export.hub import check_endpoint
+from codetune.export.reading import read_model
 from codetune.jobs.config import JobOptions
 from codetune.jobs.worker import Worker
 from codetune.models.load import resolve_base
@@ -102,6 +105,15 @@ def test_what_cannot_be_asked_for(office: Office, hub: Hub) -> None:
     office("root1", CREATE, 422, json={"name": "x", "model": "ada/shop", "path": "/x"})
     answer = office("root1", CREATE, 422, json={"name": "x", "path": "/etc/passwd"})
     assert "paths of the server" in answer.json()["error"]["message"]
+
+
+def test_addresses_and_paths_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    for url in ("https://[x", "https://hub.example.com:x"):
+        with pytest.raises(ConfigError, match="address of a hub"):
+            check_endpoint(url)
+    (tmp_path / "Modelfile").write_text("FROM ~nosuchuser/x.gguf\n")
+    with pytest.raises(ExportError, match="cannot be read"):
+        read_model(tmp_path / "Modelfile")
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

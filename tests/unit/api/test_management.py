@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,7 @@ def test_sources_are_named_listed_and_forgotten(team: Office, tmp_path: Path) ->
         ("https://ada:secret@git.example.com/a/b", "password"),
         ("https://ghp_token@git.example.com/a/b", "password"),
         ("-oProxyCommand=id", "paths of the server"),
+        ("~nosuchuser/x", "cannot be used"),
     ],
 )
 def test_sources_that_are_not_the_users_to_read(team: Office, location: str, said: str) -> None:
@@ -60,6 +63,9 @@ def test_paths_are_for_ones_own_machine_and_below_allowed_folders(
     (tmp_path / "allowed/link").symlink_to("/etc")
     team("ada", "POST /api/v1/sources", 201, json={"location": str(allowed)})
     team("ada", "POST /api/v1/sources", 422, json={"location": str(tmp_path / "allowed/link")})
+    long = str(tmp_path / "allowed" / ("x" * 300))
+    team("ada", "POST /api/v1/sources", 422, json={"location": long})
+    team("ada", "POST /api/v1/sources", 201, json={"location": f"git@example.com:{'x' * 300}"})
     other = repository(tmp_path / "elsewhere")
     for name in ("ada", "root1"):
         team(name, "POST /api/v1/sources", 422, json={"location": str(other)})
@@ -115,10 +121,27 @@ def test_options_and_fields_that_do_not_exist_are_refused(team: Office) -> None:
         ({"source_id": "src_x"}, 404, "src_x"),
         ({"source": url, "datasets": [{"id": "dst_x"}]}, 404, "dst_x"),
         ({"source": url, "priority": 5}, 403, "role"),
+        ({"source": url, "name": "my model!"}, 422, "name"),
+        ({"source": url, "config": {"name": "\ud800"}}, 422, "name"),
+        ({"source": "https://me:secret@git.example.com/a/b"}, 422, "password"),
+        ({"source": "~nosuchuser/x"}, 422, "nosuchuser"),
+        ({"source": url, "base": "x" * 300}, 422, "base"),
     ):
-        answer = team("ada", "POST /api/v1/tuning", status, json=body)
+        sent = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
+        answer = team("ada", "POST /api/v1/tuning", status, **sent)
         assert said in answer.json()["error"]["message"], answer.text
     assert team("ada", "GET /api/v1/tuning", 200).json()["total"] == 0
+
+
+def test_no_weight_is_without_end(team: Office) -> None:
+    url = "https://git.example.com/team/shop"
+    text = {"Content-Type": "application/json"}
+    for body in (
+        f'{{"source": "{url}", "datasets": [{{"id": "dst_x", "weight": 1e999}}]}}',
+        f'{{"source": "{url}", "config": {{"dataset": {{"span_mix": {{"line": 1e999}}}}}}}}',
+    ):
+        answer = team("ada", "POST /api/v1/tuning", 422, content=body, headers=text)
+        assert "finite" in answer.json()["error"]["message"]
 
 
 def test_a_request_sent_twice_under_one_key_is_done_once(team: Office) -> None:
@@ -134,6 +157,26 @@ def test_a_request_sent_twice_under_one_key_is_done_once(team: Office) -> None:
     team("ada", "POST /api/v1/tuning", 404, json={"source_id": "src_x"}, headers=bad)
     team("ada", "POST /api/v1/tuning", 202, json=body, headers=bad)
     assert team("ada", "GET /api/v1/tuning", 200).json()["total"] == 2
+
+
+def test_every_path_that_queues_a_job_takes_a_key(alone: Office) -> None:
+    key = {"Idempotency-Key": "k1"}
+    source = {"source": "https://git.example.com/team/shop"}
+    sent = {"files": {"file": ("notes.md", b"All about A.")}}
+    asked: tuple[tuple[str, int, dict[str, Any]], ...] = (
+        ("/documents", 201, sent),
+        ("/fine-tuning/setup", 202, {}),
+        ("/ingest", 202, {"json": source}),
+        ("/fine-tune/generate-data", 202, {}),
+        ("/fine-tune/start", 202, {}),
+    )
+    for number, (path, status, body) in enumerate(asked):
+        key = {"Idempotency-Key": f"k{number}"}
+        first, second = (alone(None, f"POST {path}", status, headers=key, **body) for _ in range(2))
+        assert second.json() == first.json(), path
+        assert second.headers["idempotency-replayed"] == "true"
+    assert alone(None, "GET /api/v1/jobs", 200).json()["total"] == 4
+    alone(None, "POST /fine-tune/start", 409, headers=key, json=source)
 
 
 def test_the_document_names_every_route_and_status(team: Office) -> None:
@@ -169,6 +212,28 @@ def test_a_project_is_tuned_on(alone: Office, tmp_path: Path) -> None:
     alone(None, "POST /finetune/project", 422, json={})
     alone(None, "POST /finetune/project", 422, json={"libraries": ["numpy"]})
     assert len(list((tmp_path / "home/uploads").iterdir())) == 1
+
+
+def test_a_project_is_a_repository_or_what_is_sent(alone: Office) -> None:
+    urls = {"urls": ["https://git.example.com/team/shop"]}
+    for field, value in (
+        ("project_dict", {"a.py": "A = 1\n"}),
+        ("documents", ["x"]),
+        ("libraries", ["x"]),
+    ):
+        answer = alone(None, "POST /finetune/project", 422, json={**urls, field: value})
+        assert answer.json()["error"]["param"] == field
+    alone(None, "POST /finetune/project", 202, json=urls)
+
+
+def test_a_project_that_finds_no_place_is_not_kept(alone: Office, tmp_path: Path) -> None:
+    body = {"project_dict": {"a.py": "A = 1\n"}}
+    most = alone.workspace.jobs.options.max_queued
+    for _ in range(most):
+        alone(None, "POST /finetune/project", 202, json=body)
+    alone(None, "POST /finetune/project", 429, json=body)
+    assert alone(None, "GET /api/v1/sources", 200).json()["total"] == most
+    assert len(list((tmp_path / "home/uploads").iterdir())) == most
 
 
 def test_jobs_of_every_kind_are_found_and_cancelled(team: Office) -> None:

@@ -200,6 +200,8 @@ def test_what_an_editor_says_of_completions_is_seen(served: Served) -> None:
         for kind in kinds:
             body = {"type": kind, "completion_id": completion, "choice_index": 0}
             assert served.ask("ada", "POST /v1/events", json=body).status_code == 200
+        body["choice_index"] = 2**64  # no database keeps it
+        assert served.ask("ada", "POST /v1/events", json=body).status_code == 400
 
     with served.running(lambda: served.completer.load(None)):
         until(lambda: served.client.get("/ready").status_code == 200)

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from codetune.accounts import tokens, users
+from codetune.accounts.audit import Origin
 from codetune.accounts.config import AccountOptions
 from codetune.accounts.logins import Logins
 from codetune.api.app import create_app
@@ -25,6 +26,7 @@ from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
 from codetune.serving.engines.local import LocalEngine
+from codetune.store.users import User
 from codetune.workspace.workspace import Workspace
 from tests.accounts import PASSWORD, People
 from tests.unit.serving.tiny_models import make_base
@@ -136,6 +138,26 @@ def test_a_token_does_what_its_scopes_say(app: FastAPI, people: People) -> None:
                 continue
             expected = scope == "write" if level == "account" else level in SCOPES[scope]
             assert (answer.status_code != 403) == expected, (scope, route, answer.text)
+
+
+def test_an_account_is_reached_by_its_id_whoever_is_called_so(app: FastAPI, people: People) -> None:
+    database, ada = people.logins.database, people.ids["ada"]
+    with database.write() as session:
+        session.add(User(name=ada))
+    _, login, _ = people.logins.log_in("ada", PASSWORD, Origin("127.0.0.1"))
+    site, hers = "http://codetune.test/api/v1", {"Authorization": f"Bearer {login}"}
+    change = {"old": PASSWORD, "new": "another good password"}
+    promoted, token, password = call(
+        app,
+        httpx.Request(
+            "PATCH", f"{site}/users/{ada}", headers=people.headers("root1"), json={"role": "viewer"}
+        ),
+        httpx.Request("POST", f"{site}/tokens", headers=hers, json={}),
+        httpx.Request("PUT", f"{site}/me/password", headers=hers, json=change),
+    )
+    assert (promoted.json()["name"], promoted.json()["role"]) == ("ada", "viewer")
+    assert people.logins.identify(token.json()["token"]).id == ada
+    assert password.status_code == 204
 
 
 def test_what_is_declared_nowhere_is_for_administrators(app: FastAPI, people: People) -> None:

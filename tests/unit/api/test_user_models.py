@@ -188,6 +188,24 @@ def test_a_model_that_nobody_has_claimed_is_the_machines(
     ]
 
 
+def test_no_two_models_have_one_id(alone: Office, small_base: Path, tmp_path: Path) -> None:
+    """A model keeps its id when it is renamed; the next one of its old name gets another."""
+    base, ids = base_of(small_base), dict[str, str]()
+    for seed, name in enumerate(("till", "desk", "shop")):
+        register(alone.home, "shop", base, make_adapter(base, tmp_path / name, seed=seed))
+        listed = alone(None, f"GET {LIST}", 200).json()["items"]
+        (ids[name],) = (model["id"] for model in listed if model["name"] == "shop")
+        if name != "shop":
+            rename = f"POST {LIST}/{ids[name]}/rename"
+            assert alone(None, rename, 200, json={"name": name}).json()["id"] == ids[name]
+    assert len(set(ids.values())) == 3
+    for name in ("desk", "till"):
+        alone(None, f"DELETE {LIST}/{ids[name]}", 204)
+        alone(None, f"DELETE {LIST}/{ids[name]}", 404)
+    (left,) = alone(None, f"GET {LIST}", 200).json()["items"]
+    assert (left["id"], left["name"]) == (ids["shop"], "shop")
+
+
 def _actor(team: Office, name: str) -> Actor:
     with team.people.logins.database.session() as session:
         return actor_of(session, get_user(session, name))
