@@ -13,6 +13,7 @@ from codetune.errors import LoginError, RegistryError, UnservableModelError, nea
 from codetune.models.load import EMBEDDED, BaseModel, resolve_base
 from codetune.records import ModelCard
 from codetune.registry.cards import Registry
+from codetune.registry.files import MODEL
 from codetune.serving.engine import Servable
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Catalog:
         self._resolving = threading.Lock()  # a base, which may last: it may come over the network
         self._read_at = 0.0
         self._cards: list[ModelCard] = []
+        self._editions: dict[str, str] = {}  # of the cards, by their ids
         self._bases: dict[str, BaseModel] = {}
 
     def visible_models(self, actor: Actor | None) -> list[Listed]:
@@ -143,10 +145,11 @@ class Catalog:
         return Servable(
             id=card.id,
             kind="adapter" if card.kind == "adapter" else "full",
-            folder=self._registry.folder(card) / "model",
+            folder=self._registry.folder(card) / MODEL,
             base=base,
             created=_seconds(card.created),
             repository=next(iter(card.commits)) if len(card.commits) == 1 else None,
+            edition=self._editions.get(card.id, ""),
         )
 
     def _serve_base(self, name: str) -> Servable:
@@ -175,6 +178,10 @@ class Catalog:
         with self._lock:
             if not self._has_read():
                 self._cards = self._registry.list()
+                tuned = [card for card in self._cards if card.kind != "base"]
+                self._editions = {
+                    card.id: _edition(self._registry.folder(card) / MODEL) for card in tuned
+                }
                 self._read_at = time.monotonic()
             return self._cards
 
@@ -189,6 +196,15 @@ def label_of(base: str) -> str:
 def _newest(versions: list[ModelCard]) -> ModelCard:
     """The newest promoted version, else the newest."""
     return max(versions, key=lambda card: (card.promoted, card.version))
+
+
+def _edition(folder: Path) -> str:
+    """Which weights lie there: whoever renames a model leaves its folder's name to the next."""
+    try:
+        weights = min(folder.glob("*.safetensors"), default=folder).stat()
+    except OSError:
+        return ""  # it has just been removed
+    return f"{weights.st_ino} {weights.st_mtime_ns} {weights.st_size}"
 
 
 def _seconds(created: str) -> int:

@@ -10,7 +10,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.errors import (
@@ -37,6 +36,7 @@ from codetune.serving.catalog import Catalog
 from codetune.serving.config import EMBEDDED_ENGINE, ServingOptions
 from codetune.serving.engine import Engine, Generation, Job, Sampling, Servable
 from codetune.serving.engines.wires import Asked
+from codetune.serving.line_ends import as_asked, as_learned
 from codetune.serving.query import Chat, Fim, Prompt, Query, Text
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Completer:
     ) -> None:
         self.engine, self.catalog, self.options = engine, catalog, options
         self.remotes = remotes or {}  # engines with models of their own, by their names
-        self._voices: dict[tuple[Path, Path, Path | None], Voice] = {}
+        self._voices: dict[str, Voice] = {}
         self._warm: set[str | None] = set()  # names whose base and tokenizer have been read
         self._lock = threading.Lock()
 
@@ -134,11 +134,12 @@ class Completer:
         query.check()
         if query.model is not None and query.model.startswith(REMOTE):
             return await self._start_remote(query, query.model)
-        size = sum(_size(prompt) for prompt in query.prompts)
+        plain = as_learned(query)
+        size = sum(_size(prompt) for prompt in plain.prompts)
         if size < _QUICK and query.model in self._warm and self.catalog.is_fresh():
-            model, prepared = self._prepare(query, resolve)
+            model, prepared = self._prepare(plain, resolve)
         else:
-            model, prepared = await asyncio.to_thread(self._prepare, query, resolve)
+            model, prepared = await asyncio.to_thread(self._prepare, plain, resolve)
             self._warm.add(query.model)
         voice = self.voice(model)
         jobs = [
@@ -156,7 +157,7 @@ class Completer:
             for ids, beginning, sampling in prepared
             for n in range(query.n)
         ]
-        generations = list(self.engine.submit(jobs))
+        generations = as_asked(query, self.engine.submit(jobs))
         prompts = [ids for ids, *_ in prepared]
         texts = [
             prompt.text if isinstance(prompt, Text) and isinstance(prompt.text, str) else None
@@ -338,9 +339,10 @@ def _turn(renderer: Renderer) -> str | None:
     return "\n" + opening.strip() + ("\n" if opening.endswith("\n") else "")
 
 
-def _key(model: Servable) -> tuple[Path, Path, Path | None]:
-    weights = model.folder if model.kind == "full" else model.base.path
-    return model.tokenizer_folder, weights, model.template
+def _key(model: Servable) -> str:
+    """Adapters speak as their base does, unless they learned another template."""
+    as_base = model.kind == "adapter" and model.template is None
+    return str(model.base.path) if as_base else model.key
 
 
 def _understood(prompt: Text) -> Text | Fim:

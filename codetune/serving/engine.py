@@ -32,7 +32,7 @@ class Servable:
     base: BaseModel
     created: int = 0  # seconds since 1970
     repository: str | None = None  # that it was tuned on, as in its training headers
-    edition: str = ""  # which weights, where somebody may overwrite the folder's
+    edition: str = ""  # which weights, where the folder may come to hold others
 
     @property
     def key(self) -> str:

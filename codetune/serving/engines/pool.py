@@ -40,7 +40,7 @@ class _Loaded:
 
 
 class ModelPool:
-    """Runners by the folder of their weights; adapters live in the runner of their base.
+    """Runners by the key of their weights; adapters live in the runner of their base.
 
     Names are resolved before a model gets here: a promoted version is another folder, and is
     loaded beside the one whose answers still run.
@@ -52,6 +52,7 @@ class ModelPool:
         self._adapters_limit = int(options.adapters_gb * 1e9)
         self._idle = options.idle_minutes * 60 or math.inf
         self._runners: OrderedDict[str, Runner] = OrderedDict()
+        self._folders: dict[str, str] = {}  # runner's key → folder of its weights
         self._adapters: OrderedDict[str, _Loaded] = OrderedDict()  # by their keys, by last use
         self._loading: dict[str, Future[int]] = {}
         self._places: dict[str, str] = {}  # model → its runner's key
@@ -134,8 +135,8 @@ class ModelPool:
     def loaded(self) -> set[str]:
         """The folders of what is in memory."""
         with self._lock:
-            weights = {key.removesuffix(_FOREIGN) for key in self._runners}
-            return weights | {adapter.folder for adapter in self._adapters.values()}
+            adapters = {adapter.folder for adapter in self._adapters.values()}
+            return adapters | set(self._folders.values())
 
     def close(self) -> None:
         self._loader.shutdown(wait=False, cancel_futures=True)
@@ -195,7 +196,7 @@ class ModelPool:
             self._make_room(sum(file.stat().st_size for file in weight_files(weights)))
             runner = self._make_runner(weights, lean)
             with self._lock:
-                self._runners[key] = runner
+                self._runners[key], self._folders[key] = runner, str(weights)
         return runner
 
     def _load_adapter(self, model: Servable, key: str, runner: Runner) -> int:
@@ -231,7 +232,8 @@ class ModelPool:
         lean = read_shape(check_folder(weights)) is not None
         if lean and model.kind == "adapter":
             lean = is_stackable(model.folder)
-        return f"{weights}{'' if lean else _FOREIGN}", lean
+        weights_key = str(weights) if model.kind == "adapter" else model.key
+        return f"{weights_key}{'' if lean else _FOREIGN}", lean
 
     def _make_runner(self, weights: Path, lean: bool) -> Runner:
         import torch
@@ -273,7 +275,7 @@ class ModelPool:
                 if not self._used[key]:
                     for name in [n for n, a in self._adapters.items() if a.runner == key]:
                         self._drop(name)
-                    del self._runners[key]
+                    del self._runners[key], self._folders[key]
 
 
 def _give_back() -> None:

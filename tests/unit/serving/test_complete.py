@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,13 +22,15 @@ from codetune.models.load import BaseModel
 from codetune.models.prompts import ContextFile, Renderer
 from codetune.models.prompts.templates import TemplateName
 from codetune.registry.cards import Registry
+from codetune.registry.naming import begin_rename, settle, under_way
 from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
-from codetune.serving.engine import Job, Servable
+from codetune.serving.engine import Job, Piece, Servable
 from codetune.serving.engines.local import LocalEngine
+from codetune.serving.line_ends import WindowsGeneration
 from codetune.serving.query import Chat, Fim, Query, Text
-from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, register
+from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, make_full, register
 
 
 class Recorder:
@@ -225,6 +228,43 @@ def test_a_new_model_is_seen_while_serving(base: BaseModel, tmp_path: Path) -> N
     assert "new:1" in [entry.id for entry in catalog.listed()]
 
 
+@pytest.mark.parametrize("make", [make_adapter, make_full])
+def test_a_name_that_others_had_before_means_the_model_that_has_it(
+    make: Callable[..., Path], base: BaseModel, tmp_path: Path, engines: Callable[..., LocalEngine]
+) -> None:
+    """Renamed, the models change places: the folder's name is the one that was loaded."""
+    registry = Registry(tmp_path / "home")
+    for seed, (name, template) in enumerate({"shop": "alpaca", "shop-new": "plain"}.items(), 8):
+        folder = make(base, tmp_path / name, seed=seed)
+        learned = Renderer.from_folder(base.path).with_template(cast("TemplateName", template))
+        (folder / "chat_template.jinja").write_text(learned.template)
+        register(tmp_path / "home", name, base, folder)
+    options = ServingOptions(base=str(base.path))
+    completer = Completer(engines(), Catalog(registry, options.base), options)
+
+    def answer(name: str) -> tuple[str, str]:
+        completer.catalog._read_at -= 10
+        model = completer.catalog.resolve(name)
+        query = Query([Text("def f(x):")], model=name, max_tokens=16, temperature=0.0)
+
+        async def ask() -> str:
+            answers = await completer.start(query)
+            return "".join([piece.text async for piece in answers.generations[0]])
+
+        text = asyncio.run(ask())
+        assert str(model.folder) in completer.engine.loaded()
+        return text, completer.voice(model).renderer.template
+
+    old, new = answer("shop:1"), answer("shop-new:1")
+    assert old[0] != new[0]
+    assert old[1] != new[1]
+    for name, other in (("shop", "shop-old"), ("shop-new", "shop")):
+        begin_rename(registry, name, other, "row")
+        settle(registry, under_way(registry)[0], other)
+    assert answer("shop:1") == new
+    assert answer("shop-old:1") == old
+
+
 def test_nobody_waits_for_somebody_elses_base(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +301,85 @@ def test_asked_through_the_real_engine(
         return "".join([piece.text async for piece in answers.generations[0]])
 
     assert asyncio.run(ask()) == asyncio.run(ask())
+
+
+def test_windows_line_ends_are_read_as_learned_and_given_back(completer: Completer) -> None:
+    file = ContextFile("x\ny\n", "b.py")
+    plain: list[Fim | Text] = [
+        Fim("a\n", "\nb", begun="c\n", path="a.py", context=[file]),
+        Fim("a\n", "b\n"),
+        Text("a\nb\n"),
+    ]
+    windows: list[Fim | Text] = [
+        Fim(
+            "a\r\n",
+            "\r\nb",
+            begun="c\r\n",
+            path="a.py",
+            context=[ContextFile("x\r\ny\r\n", "b.py")],
+        ),
+        Fim("a\n", "b\r\n"),
+        Text("a\r\nb\r\n"),
+    ]
+    jobs(completer, Query(plain, model="tiny", stops=["\n\n"]))
+    asked = jobs(completer, Query(windows, model="tiny", stops=["\r\n\n"]))
+    for one, other in zip(asked[:3], asked[3:], strict=True):
+        assert one.prompt == other.prompt
+        assert one.sampling == other.sampling
+    ids = Query([Text([13, 10])], model="tiny")
+    assert list(jobs(completer, ids)[-1].prompt) == [13, 10], "they are nobody's to change"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_answer_to_a_windows_file_has_its_line_ends(
+    stream: bool, completer: Completer, engines: Callable[..., LocalEngine]
+) -> None:
+    """Its text alone is another one: it stops where the other does, and has as many tokens."""
+    completer.engine = engines()
+    # With this seed the answers have line breaks.
+    rules: dict[str, Any] = {"model": "shop", "max_tokens": 100, "seed": 35, "temperature": 9.0}
+
+    def answers(ends: str, **more: Any) -> list[tuple[str, int, list[str]]]:
+        prompts = [Text(f"a{ends}b"), Fim(f"a{ends}", "b"), Text("a\nb")]
+        query = Query(prompts, **rules, stream=stream, logprobs=1, **more)
+
+        async def ask() -> list[list[Piece]]:
+            generations = (await completer.start(query)).generations
+            return [[piece async for piece in generation] for generation in generations]
+
+        return [
+            (
+                "".join(piece.text for piece in pieces),
+                next(piece.finish.tokens for piece in pieces if piece.finish),
+                [score.text for piece in pieces for score in piece.scores],
+            )
+            for pieces in asyncio.run(ask())
+        ]
+
+    plain, windows = answers("\n"), answers("\r\n")
+    assert any("\n" in text for text, *_ in plain[:2])
+    assert plain[2] == windows[2], "another prompt's line ends are its own"
+    for (text, tokens, scores), (other, count, scored) in zip(plain[:2], windows[:2], strict=True):
+        assert (other, count) == (re.sub(r"(?<!\r)\n", "\r\n", text), tokens)
+        assert scored == [score.replace("\n", "\r\n") for score in scores]
+    stopped = answers("\r\n", stops=["\n"])
+    assert [text for text, *_ in stopped] == [text.partition("\n")[0] for text, *_ in plain]
+
+
+def test_line_ends_that_the_model_writes_itself_stay_what_they_are() -> None:
+    class Written:
+        generated, first, prompt_tokens = 3, None, None
+
+        async def __aiter__(self) -> Any:
+            for text in ("a\r", "\nb\n", "\n", "\r", "", "\nc\r\n"):
+                yield Piece(text)
+
+        def cancel(self) -> None: ...
+
+    async def read() -> str:
+        return "".join([piece.text async for piece in WindowsGeneration(Written())])
+
+    assert asyncio.run(read()) == "a\r\nb\r\n\r\n\r\nc\r\n"
 
 
 def test_a_chat_is_rendered_as_the_model_learned_it(base: BaseModel, tmp_path: Path) -> None:
