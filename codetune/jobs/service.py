@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from codetune.accounts.users import actor_of
 from codetune.artifacts import home as default_home
-from codetune.errors import BadRequestError, ConflictError, QuotaError
+from codetune.errors import BadRequestError, ConflictError, NotFoundError, QuotaError
 from codetune.jobs.config import JobOptions
 from codetune.jobs.follow import Event, place_of, read_on
 from codetune.jobs.limits import checked
@@ -32,6 +32,7 @@ from codetune.registry.ownership import Owners, claim
 from codetune.sources.identity import without_credentials
 from codetune.store.database import Database
 from codetune.store.jobs import ENDED, STATES, Job, JobWorker
+from codetune.store.tokens import Token
 from codetune.store.users import User
 from codetune.tracing import REQUEST_ID
 
@@ -282,8 +283,28 @@ class Jobs:
             return {user.id: user.name for user in session.scalars(wanted)}
 
     def _read(self, actor: Actor | None, job_id: str, after: str) -> tuple[Sequence[Event], bool]:
-        self.get(actor, job_id)
+        try:
+            self.get(self._as_of_now(actor), job_id)
+        except NotFoundError:
+            self.get(actor, job_id)  # who never could see it is told so
+            return (), True
         return read_on(self._database, self.home / "jobs" / job_id, job_id, place_of(after))
+
+    def _as_of_now(self, actor: Actor | None) -> Actor | None:
+        """The actor as things stand now; None if they could not log in any more."""
+        if actor is None or actor.is_local:
+            return actor
+        with self._database.session() as session:
+            user = session.get(User, actor.id)
+            if user is None or user.disabled:
+                return None
+            if actor.token_id is not None:
+                token = session.get(Token, actor.token_id)
+                if token is None or token.revoked:
+                    return None
+                if token.expires and token.expires <= clock(session):
+                    return None
+            return actor_of(session, user, actor.scopes, actor.token_id)
 
     def _check_again(self, job: Job) -> Actor:
         """The owner of a job, if they could still submit it."""

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from codetune.accounts.teams import add_team, join, leave
+from codetune.accounts.tokens import make_token
+from codetune.accounts.users import actor_of
 from codetune.cli import jobs as command
 from codetune.errors import (
     BadRequestError,
@@ -17,10 +20,11 @@ from codetune.errors import (
     ForbiddenError,
     NotFoundError,
     QuotaError,
+    SourceError,
     UnsafeSourceError,
 )
 from codetune.jobs.config import JobOptions
-from codetune.jobs.limits import check_again, label_of
+from codetune.jobs.limits import check_again, label_of, settled_path
 from codetune.jobs.queue import Outcome
 from codetune.jobs.service import Jobs, public
 from codetune.jobs.work import KINDS, Work
@@ -34,6 +38,8 @@ from codetune.registry.ownership import claim
 from codetune.store.database import Database
 from codetune.store.jobs import STATES, Job
 from codetune.store.models import Model
+from codetune.store.tokens import Token
+from codetune.store.users import User
 from tests.unit.jobs.office import Office
 from tests.unit.registry.finished_stages import stages
 
@@ -106,6 +112,8 @@ def test_only_who_manages_the_server_can_jump_the_queue(service: Jobs) -> None:
         ("{open}/link", {}, UnsafeSourceError),
         ("ext::sh -c id", {}, UnsafeSourceError),
         ("--upload-pack=id", {}, UnsafeSourceError),
+        ("https://anna:secret@git.example/team/shop.git", {}, ConfigError),
+        ("https://ghp_token@git.example/team/shop.git", {}, ConfigError),
         (URL, {"base": "/etc"}, UnsafeSourceError),
         (URL, {"base": "~/weights"}, UnsafeSourceError),
         (
@@ -129,6 +137,39 @@ def test_users_of_a_server_do_not_reach_what_is_the_administrators(
     with pytest.raises(error):
         submit(service, ANNA, source, **config)
     assert service.list(ANNA).jobs == []
+
+
+@pytest.mark.parametrize("actor", [ANNA, LOCAL])
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "x" * 300, "{open}/" + "x" * 300])
+def test_what_cannot_be_a_path_is_refused_at_once(
+    service: Jobs, actor: Actor, path: str, tmp_path: Path
+) -> None:
+    path = path.format(open=tmp_path / "open")
+    mixed = {"mix": [{"name": "x", "path": path, "share": 0.1}]}
+    asked: list[Callable[[], Any]] = [
+        lambda: submit(service, actor, path),
+        lambda: submit(service, actor, base=path),
+        lambda: submit(service, actor, dataset=mixed),
+        lambda: service.submit(actor, "pull", path, ProjectConfig()),
+        lambda: settled_path(actor, path, (str(tmp_path / "open"),), "path"),
+    ]
+    for ask in asked:
+        with pytest.raises(SourceError, match="cannot be used"):
+            ask()
+    assert service.list(actor).jobs == []
+
+
+@pytest.mark.parametrize("name", ["my model!", "../x", "ä", "a//b", "x" * 97, "\ud800"])
+def test_a_name_that_cannot_be_is_refused_before_the_training(service: Jobs, name: str) -> None:
+    for actor in (ANNA, LOCAL):
+        with pytest.raises(BadRequestError):
+            submit(service, actor, name=name)
+    assert service.list(ADMIN).jobs == []
+
+
+def test_a_name_made_of_a_long_source_can_be_used(service: Jobs) -> None:
+    job = submit(service, ANNA, f"https://git.example/team/{'long-' * 40}")
+    Registry(service.home).check_name(job.parameters["config"]["name"])
 
 
 def test_what_the_administrator_has_opened_can_be_used(service: Jobs, tmp_path: Path) -> None:
@@ -279,12 +320,54 @@ def test_watching_says_that_the_line_stands_and_ends_with_the_job(
     assert (kinds[0], kinds[1], kinds[-1]) == ("state", "ping", "state")
 
 
+@pytest.mark.parametrize("loss", ["disabled", "revoked", "expired", "left the team"])
+def test_who_loses_the_right_hears_no_more(
+    loss: str, service: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codetune.jobs.service.POLL", 0.01)
+    monkeypatch.setattr("codetune.jobs.service.PING", 0.0)
+    job = submit(service)
+    database = service._database
+    with database.write() as session:
+        ben = session.get_one(User, "ben")
+        token, _ = make_token(session, ben, "editor")
+        team = add_team(session, "shop")
+        join(session, team, ben)
+        row = session.get_one(Job, job.id)
+        row.visibility, row.team_id = "team", team.id
+        session.flush()
+        follower = actor_of(session, ben, frozenset(token.scopes), token.id)
+
+    def lose() -> None:
+        with database.write() as session:
+            if loss == "disabled":
+                session.get_one(User, "ben").disabled = True
+            elif loss == "left the team":
+                leave(session, team, session.get_one(User, "ben"))
+            else:
+                column = "revoked" if loss == "revoked" else "expires"
+                setattr(session.get_one(Token, token.id), column, token.created)
+
+    async def watch() -> list[str]:
+        kinds = []
+        async with asyncio.timeout(10):
+            async for event in service.watch(follower, job.id):
+                kinds.append(event.kind)
+                if kinds == ["state", "ping"]:
+                    await asyncio.to_thread(lose)
+        return kinds
+
+    assert asyncio.run(watch()) == ["state", "ping"]
+    assert service.get(ANNA, job.id).state == "queued"
+
+
 def test_a_job_is_shown_without_credentials_and_places(service: Jobs, office: Office) -> None:
-    job = submit(service, source="https://anna:secret@git.example/team/shop.git")
+    office.user(LOCAL.id)  # of this machine: of others no secret is taken
+    job = submit(service, LOCAL, "https://anna:secret@git.example/team/shop.git")
     taken = office.queue().claim("worker")
     assert taken is not None and "secret" in taken.work.source  # git needs it
     office.queue().finish(taken, Outcome("succeeded", result={"model": "m", "report": "/home/r"}))
-    shown = public(service.get(ANNA, job.id), "anna")
+    shown = public(service.get(LOCAL, job.id), "anna")
     assert "secret" not in str(shown) and "/home" not in str(shown)
     assert shown["result"] == {"model": "m"}
     assert shown["owner"] == "anna"
