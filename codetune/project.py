@@ -133,7 +133,7 @@ def load_project(
         key, equals, text = line.partition("=")
         if not equals:
             raise ConfigError(f"--set {line}: expected KEY=VALUE, for example training.epochs=2.")
-        _put(values, key.strip(), yaml.safe_load(text))
+        _put(values, key.strip(), _yaml_value(text, line))
     return ProjectConfig.load(values, "the command line" if not file else f"{where} with --set")
 
 
@@ -154,6 +154,16 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected options (key: value), found {type(values).__name__}.")
     return values
+
+
+def _yaml_value(text: str, line: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
+        raise ConfigError(
+            f"--set {line}: the value is not valid YAML.",
+            advice="Quote what begins with *, @ or the like: 'sources.include=[\"*.py\"]'.",
+        ) from error
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

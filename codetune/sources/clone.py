@@ -78,19 +78,41 @@ def fetch(
                 environment=environment,
                 timeout=timeout,
             )
+        _tidy(folder)
         with progress.task(f"fetch {address.url}"):
             _fetch(folder, address, environment, timeout)
     return Git(folder)
 
 
+def _tidy(folder: Path) -> None:
+    """Remove what a git that was killed has left: its locks would refuse every later fetch.
+
+    The caller holds the copy's own lock, so that no other git is at work in it.
+    """
+    for left in (*folder.rglob("*.lock"), *folder.glob("objects/pack/tmp_*")):
+        left.unlink(missing_ok=True)
+
+
 def _fetch(folder: Path, address: Address, environment: dict[str, str], timeout: float) -> None:
-    arguments = ["fetch", "--quiet", "--prune", "--force", "--no-tags", "--no-write-fetch-head"]
-    arguments += ["--no-recurse-submodules", "--no-auto-gc", "--", address.url]
-    refs = [f"+HEAD:{HEAD}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+    arguments = [f"--git-dir={folder}", "fetch", "--quiet", "--prune", "--force", "--no-tags"]
+    arguments += ["--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc"]
+    arguments += ["--", address.url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+
+    def run(*more: str) -> None:
+        run_git([*arguments, *more], environment=environment, timeout=timeout)
+
     try:
-        run_git(
-            [f"--git-dir={folder}", *arguments, *refs], environment=environment, timeout=timeout
-        )
+        try:
+            run(f"+HEAD:{HEAD}")
+        except SourceError as error:
+            if _NO_HEAD not in error.message:
+                raise
+            # Its HEAD may name a branch that nobody pushed, and another one be wanted.
+            run()
+            copy = Git(folder)
+            copy.run("update-ref", "-d", HEAD)
+            if not copy.branches():
+                raise
     except SourceError as error:
         raise _explain(address, error) from error
 
@@ -160,8 +182,9 @@ def _names_a_program(name: str) -> bool:
     )
 
 
+_NO_HEAD = "couldn't find remote ref HEAD"
 _ADVICE = {
-    "couldn't find remote ref HEAD": ("is empty", "Push a first commit, or pass another branch."),
+    _NO_HEAD: ("is empty", "Push a first commit, or pass another branch."),
     "not found": ("does not exist, or needs a password", "Check the spelling and your rights."),
     "terminal prompts disabled": (
         "does not exist, or needs a password",

@@ -18,12 +18,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.artifacts import Artifact, run_stage, write_json
 from codetune.progress import Progress
+from codetune.records import Repository
 from codetune.sources.items import Item, Source
 from codetune.sources.opening import open_source
 from codetune.tables import TableWriter
@@ -83,6 +84,7 @@ def collect(
         UnsafeSourceError: reading it would be an attack.
     """
     found = open_source(source, options, progress, allow_local=allow_local, sites=sites)
+    found = replace(found, repository=_readable_repository(found.repository))
     return run_stage(
         "collect",
         folder,
@@ -180,6 +182,11 @@ def _skipped_row(item: Item) -> dict[str, Any]:
         "in_past": item.in_past,
         "in_present": item.in_present,
     }
+
+
+def _readable_repository(repository: Repository) -> Repository:
+    name, location = _readable(repository.name), _readable(repository.location)
+    return replace(repository, name=name, location=location)
 
 
 def _readable(path: str) -> str:

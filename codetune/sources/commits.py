@@ -95,6 +95,7 @@ def _parse(content: bytes) -> _Commit:
             encoding = value.decode("ascii", "replace")
     try:
         text = message.decode(encoding, "replace")
-    except LookupError:  # an encoding that nobody knows
+    except (LookupError, ValueError):  # an encoding that nobody knows, or that gives up
         text = message.decode("utf-8", "replace")
-    return _Commit(author, text)
+    # Some encodings, such as UTF-7, can write half a surrogate pair, which no file can hold.
+    return _Commit(author, text.encode("utf-8", "replace").decode())

@@ -90,6 +90,13 @@ class Git:
             return line or None
         return None
 
+    def branches(self) -> list[str]:
+        """The names of its branches, at most 200."""
+        listing = self.run(
+            "for-each-ref", "--format=%(refname:short)", "--count=200", "refs/heads/"
+        )
+        return listing.split()
+
     def tree(self, commit: str, prefix: str = "") -> Iterator[TreeEntry]:
         """Every file of a commit below `prefix`, with sizes from the object headers."""
         arguments = ["ls-tree", "-r", "-z", "-l", "--full-tree", commit]

@@ -15,7 +15,8 @@ class Ignored:
         """Add the .gitignore of `folder` ("" is the root, otherwise "a/b/")."""
         from pathspec import GitIgnoreSpec
 
-        self._specs[folder] = GitIgnoreSpec.from_lines(lines.splitlines())
+        usable = [line for line in lines.splitlines() if is_pattern(line)]
+        self._specs[folder] = GitIgnoreSpec.from_lines(usable)
 
     def __contains__(self, path: str) -> bool:
         """Whether `path` (a folder ends with "/") or a folder above it is ignored."""
@@ -35,3 +36,14 @@ class Ignored:
                 if verdict is not None:
                     return bool(verdict)
         return False
+
+
+def is_pattern(line: str) -> bool:
+    """Whether git reads the line; some, such as a lone "!", it passes over."""
+    from pathspec import GitIgnoreSpec
+
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except ValueError:
+        return False
+    return True

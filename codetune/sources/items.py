@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from codetune.errors import ConfigError
 from codetune.records import Repository
+from codetune.sources.ignore import is_pattern
 
 if TYPE_CHECKING:
     from codetune.sources.config import SourceOptions
@@ -58,12 +60,16 @@ class Source:
 
 
 class Selection:
-    """The user's choice of paths and sizes."""
+    """The user's choice of paths and sizes.
+
+    Raises:
+        ConfigError: an option holds what is no pattern.
+    """
 
     def __init__(self, options: SourceOptions) -> None:
         self._largest = options.largest_file
-        self._include = _patterns(options.include)
-        self._exclude = _patterns(options.exclude)
+        self._include = _patterns("include", options.include)
+        self._exclude = _patterns("exclude", options.exclude)
 
     def judge(self, item: Item) -> Item:
         """`item`, marked as skipped if the options say so; an earlier reason stands."""
@@ -78,7 +84,13 @@ class Selection:
         return item
 
 
-def _patterns(lines: tuple[str, ...]) -> Any:
+def _patterns(option: str, lines: tuple[str, ...]) -> Any:
     from pathspec import GitIgnoreSpec
 
+    for line in lines:
+        if not is_pattern(line):
+            raise ConfigError(
+                f"sources.{option}: '{line}' is no pattern.",
+                advice="Patterns are written as in .gitignore, for example src/**/*.py.",
+            )
     return GitIgnoreSpec.from_lines(lines) if lines else None

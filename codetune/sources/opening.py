@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from codetune.sources.config import SourceOptions
 
 
+_MOST_NAMED = 10  # branches
+
+
 def open_source(
     source: str,
     options: SourceOptions,
@@ -118,6 +121,11 @@ def _open_git(
 
 
 def _no_commit(git: Git, location: str, ref: str | None) -> SourceError:
+    if ref is None and (branches := git.branches()):
+        return SourceError(
+            f"{location} has commits, but its HEAD names a branch that does not exist.",
+            advice=f"Name one with sources.ref: {', '.join(branches[:_MOST_NAMED])}.",
+        )
     if ref is None:
         return SourceError(
             f"{location} is an empty repository: it has no commit yet.",

@@ -56,6 +56,15 @@ def test_set_without_a_value_is_refused() -> None:
         load_project(None, {}, ["training.epochs"])
 
 
+@pytest.mark.parametrize(
+    "line", ["sources.include=*.py", "sources.include=[*.js]", "name=@x", "name=2024-13-45"]
+)
+def test_a_setting_that_is_no_yaml_is_refused(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set .*: the value is not valid YAML") as caught:
+        load_project(None, {}, [line])
+    assert line in str(caught.value)
+
+
 def test_the_written_file_is_valid_and_changes_nothing(tmp_path: Path) -> None:
     text = explain(ProjectConfig)
     assert load_project(write(tmp_path, text)) == ProjectConfig()

@@ -91,6 +91,38 @@ def test_an_empty_remote_repository_is_explained(tmp_path, collected):
         collected(f"http://{host}/empty.git")
 
 
+def test_a_head_without_its_branch_is_told_with_the_branches_that_there_are(served, collected):
+    _, root = served
+    bare = root / "team" / "tool.git"
+    with serving(root) as host:
+        collected(f"http://{host}/team/tool.git")
+        git(bare, "symbolic-ref", "HEAD", "refs/heads/master")
+        for source in (f"http://{host}/team/tool.git", bare):
+            with pytest.raises(SourceError, match="HEAD names a branch that does not") as error:
+                collected(source)
+            assert error.value.advice == "Name one with sources.ref: main."
+            assert collected(source, ref="main").content("a.py") == b"version = 9\n"
+
+
+def test_what_a_killed_git_leaves_behind_refuses_no_later_fetch(served, collected):
+    work, root = served
+    with serving(root) as host:
+        collected(f"http://{host}/team/tool.git")
+        (copy,) = (home() / "cache" / "git").glob("*.git")
+        left = [
+            copy / "refs" / "heads" / "main.lock",
+            copy / "packed-refs.lock",
+            copy / "objects" / "pack" / "tmp_pack_x",
+        ]
+        for file in left:
+            file.write_text("")
+        git(work, "commit", "-q", "--allow-empty", "-m", "more")
+        git(work, "push", "-q", "origin", "HEAD")
+        collected(f"http://{host}/team/tool.git")
+    assert git(copy, "rev-parse", "main") == git(work, "rev-parse", "HEAD")
+    assert not any(file.exists() for file in left)
+
+
 def test_a_password_is_needed_and_missing(served, collected):
     with (
         serving(served[1], user="me", password="s3cret") as host,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codetune.errors import SourceError
+from codetune.artifacts import digest_of
+from codetune.errors import ConfigError, SourceError
 from codetune.progress import Progress, Quiet
 from codetune.sources.collect import collect
 from codetune.sources.config import SourceOptions
@@ -66,11 +68,28 @@ def test_a_name_that_is_no_text_can_be_told_of(tmp_path):
     assert sink.note == "caf\ufffd.py"
 
 
+def test_a_folder_whose_path_is_no_text_is_read(tmp_path, collected):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write(folder, {"a.py": "x = 1\n"})
+    found = collected(folder)
+    assert found.paths() == ["a.py"]
+    repository = json.loads((found.artifact / "repository.json").read_text())
+    assert repository["name"] == "caf\ufffd"
+    assert digest_of({"source": str(folder)}) != digest_of({"source": str(tmp_path / "caf")})
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_a_choice_that_is_no_pattern_is_refused(tmp_path, collected, option):
+    write(tmp_path / "tool", {"a.py": "x = 1\n"})
+    with pytest.raises(ConfigError, match=rf"sources\.{option}: '!' is no pattern"):
+        collected(tmp_path / "tool", **{option: ("*.py", "!")})
+
+
 NAMES = st.sampled_from(["a", "b", "c.py", "d.log"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 PATTERNS = st.lists(
     st.sampled_from(
-        ["*.log", "!d.log", "a/", "/a", "b/**", "a/*", "!a/b", "**/c.py", "c.*", "# x"]
+        ["*.log", "!d.log", "a/", "/a", "b/**", "a/*", "!a/b", "**/c.py", "c.*", "# x", "!", "b\\"]
     ),
     max_size=4,
 )

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from codetune.errors import SourceError
+from codetune.tables import read_rows
 from tests.unit.sources.repositories import git, make_repository
 
 TEN = [{"a.py": f"version = {n}\n", f"f{n}.py": f"n = {n}\n"} for n in range(10)]
@@ -209,6 +210,25 @@ def test_empty_repository_is_explained(tmp_path, collected):
     git(repo, "init", "-q")
     with pytest.raises(SourceError, match="no commit yet"):
         collected(repo)
+
+
+@pytest.mark.parametrize(
+    "encoding, message, text",
+    [
+        ("idna", "Say more", "Say more"),
+        ("undefined", "Say more", "Say more"),
+        ("utf-7", "Say +2AA- more", "Say ? more"),  # half of a surrogate pair
+    ],
+)
+def test_a_message_in_an_encoding_that_gives_up_is_read(
+    tmp_path, collected, encoding, message, text
+):
+    repo = make_repository(tmp_path / "team", [{"a.py": "a = 1\n"}])
+    (repo / "a.py").write_text("a = 2\n")
+    git(repo, "-c", f"i18n.commitEncoding={encoding}", "commit", "-q", "-a", "-m", message)
+    found = collected(repo, commits=5)
+    (row,) = read_rows(found.artifact / "commits.parquet")
+    assert row["message"].strip() == text
 
 
 def test_row_groups_stay_small(tmp_path, collected):
