@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codetune.bridges.keys import USUAL_RANK, Keys, nested
+from codetune.bridges.keys import USUAL_RANK, Keys, learning_rate, nested
 from codetune.errors import ConfigError
 
 _SCHEDULES = {
@@ -117,7 +117,7 @@ def write(config: Mapping[str, Any], data: str) -> dict[str, Any]:
         "num_epochs": training["epochs"],
         "optimizer": _back(_OPTIMIZERS, training["optimizer"]),
         "lr_scheduler": _back(_SCHEDULES, training["schedule"]),
-        "learning_rate": training["learning_rate"] or 2e-4,
+        "learning_rate": learning_rate(training),
         "warmup_ratio": training["warmup"],
         "weight_decay": training["weight_decay"],
         "max_grad_norm": training["clip"],

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-USUAL_RANK = 16  # of LoRA, where our options leave it to the size of the base
+# Where our options leave them to the size of the base: as for one of a billion parameters.
+USUAL_RANK = 16  # of LoRA
+_USUAL_RATE, _USUAL_RATE_OF_FULL = 2e-4, 3e-5
 
 
 class Keys:
@@ -31,6 +33,14 @@ class Keys:
             for name, value in self._values.items()
             if name not in self._taken and value is not None and value not in ("", [], {})
         ]
+
+
+def learning_rate(training: Mapping[str, Any]) -> float:
+    """The peak learning rate of our options for training."""
+    if training["learning_rate"]:
+        return float(training["learning_rate"])
+    usual = _USUAL_RATE_OF_FULL if training["method"] == "full" else _USUAL_RATE
+    return float(f"{usual * training['learning_rate_scale']:.6g}")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

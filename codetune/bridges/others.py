@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codetune.bridges.keys import USUAL_RANK
+from codetune.bridges.keys import USUAL_RANK, learning_rate
 
 _WINDOW = 1024  # tokens, where the options name none
 _OPTIMIZERS = {
@@ -94,15 +94,23 @@ def trl(config: Mapping[str, Any], data: str) -> dict[str, Any]:
 
 def lost(config: Mapping[str, Any], tool: str) -> list[str]:
     """What of our options `tool` (axolotl, llamafactory, trl) does not do, in words."""
-    training, found = config["training"], []
+    training, dataset, found = config["training"], config["dataset"], []
     if training["optimizer"] == "muon" and tool == "trl":
         found.append("training.optimizer: muon is written as AdamW")
     if tool == "llamafactory":
         found.append("isolation: packed documents see each other there in stage pt")
-    if config["dataset"]["use_fim"] is not False and config["dataset"]["fim_rate"] > 0:
+    if dataset["use_fim"] is not False and dataset["fim_rate"] > 0:
         found.append("dataset.use_fim: fill-in-the-middle examples must come with the data")
-    if config["dataset"]["replay_share"] > 0:
+        if training["gap_weight"] != 1:
+            found.append("training.gap_weight: the tokens that fill a gap weigh as all others")
+    if dataset["use_sft"]:
+        found.append("dataset.use_sft: instructions must come with the data")
+    if dataset["mix"]:
+        found.append("dataset.mix: add these sets yourself")
+    if dataset["replay_share"] > 0:
         found.append("dataset.replay_share: add a general set yourself")
+    if training["forgetting_limit"] is not None:
+        found.append("training.forgetting_limit: the weights stay where training leaves them")
     return found
 
 
@@ -116,7 +124,7 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": max(1, round(batch / micro)),
         "num_train_epochs": training["epochs"],
-        "learning_rate": training["learning_rate"] or 2e-4,
+        "learning_rate": learning_rate(training),
         "lr_scheduler_type": _SCHEDULES[training["schedule"]],
         "optim": _OPTIMIZERS[training["optimizer"]],
         "warmup_ratio": training["warmup"],

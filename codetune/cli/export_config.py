@@ -46,6 +46,7 @@ def export_config(
     import yaml
 
     from codetune.bridges import axolotl, others
+    from codetune.errors import ConfigError
     from codetune.project import load_project
 
     writers = {"axolotl": axolotl.write, "llamafactory": others.llamafactory, "trl": others.trl}
@@ -57,7 +58,10 @@ def export_config(
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.write_text(text)
+        try:
+            output.write_text(text)
+        except OSError as error:
+            raise ConfigError(f"{output} cannot be written: {error.strerror}.") from error
         click.echo(f"Written  {output}")
     for line in lost:
         click.echo(f"Not in it: {line}.", err=True)

@@ -6,6 +6,7 @@ Source: Ollama's documentation of the Modelfile
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def read_model(path: Path) -> tuple[Path, Spec]:
         else:
             file, spec = _read_modelfile(path)
         check_gguf(file)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ of a user nobody knows
         raise ExportError(f"{path.name} cannot be read: {error}.") from error
     return file, spec
 
@@ -70,7 +71,7 @@ def _read_modelfile(path: Path) -> tuple[Path, Spec]:
         elif word in _TEXTS:
             texts[_TEXTS[word]] = rest
         elif word == "PARAMETER" and len(split := rest.split(maxsplit=1)) == 2:
-            _add(parameters, split[0].lower(), _value(_unquoted(split[1])))
+            _add(parameters, split[0].lower(), _unquoted(split[1]))
         else:
             raise ExportError(
                 f"{path.name}, line {number}: {word} cannot be used here.",
@@ -115,15 +116,17 @@ def _value(text: str) -> Any:
     """A parameter as JSON has it: a number where it is one."""
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        if isinstance(number, int) or math.isfinite(number):  # JSON has no word for the others
+            return number
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _add(parameters: dict[str, Any], name: str, value: Any) -> None:
-    """`stop` is a list, however often it stands there."""
+def _add(parameters: dict[str, Any], name: str, text: str) -> None:
+    """`stop` is a list of texts, whatever they look like and however often it stands there."""
     if name == "stop":
-        parameters.setdefault(name, []).append(str(value))
+        parameters.setdefault(name, []).append(text)
     else:
-        parameters[name] = value
+        parameters[name] = _value(text)

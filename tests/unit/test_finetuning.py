@@ -82,7 +82,9 @@ def test_long_paragraphs_and_odd_characters_are_learned_too(home: Path) -> None:
     from codetune.dataset.table import read_examples
 
     long = [
-        " ".join(f"Rule {n} of the {topic} asks for {n * n + 31 * place} coins." for n in range(150))
+        " ".join(
+            f"Rule {n} of the {topic} asks for {n * n + 31 * place} coins." for n in range(150)
+        )
         for place, topic in enumerate(TOPICS)
     ]
     assert min(map(len, long)) > 5_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -160,6 +161,49 @@ def test_command_writes_each(tool: str, tmp_path: Path) -> None:
     assert "my/base" in (values.get("base_model"), values.get("model_name_or_path"))
     assert "fill-in-the-middle" in result.output
     assert cli.get_command(None, "export-config") is export_config  # type: ignore[arg-type, attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("training", "rate"),
+    [
+        ({"method": "lora"}, 2e-4),
+        ({"method": "full"}, 3e-5),
+        ({"method": "full", "learning_rate_scale": 0.3}, 9e-6),
+        ({"method": "full", "learning_rate_scale": 0.3, "learning_rate": 1e-3}, 1e-3),
+    ],
+)
+def test_the_rate_is_the_methods_own(training: dict[str, Any], rate: float) -> None:
+    config = ProjectConfig.load({"training": training}, "test").model_dump(mode="json")
+    for write in (axolotl.write, others.llamafactory, others.trl):
+        assert write(config, "data")["learning_rate"] == rate
+
+
+def test_what_the_other_tool_does_not_do_is_named() -> None:
+    def lost(dataset: dict[str, Any], training: dict[str, Any]) -> list[str]:
+        config = ProjectConfig.load({"dataset": dataset, "training": training}, "test")
+        return [
+            line.partition(":")[0] for line in others.lost(config.model_dump(mode="json"), "trl")
+        ]
+
+    mix = [{"name": "chats", "path": "chats.jsonl", "weight": 1.0}]
+    assert lost({"use_sft": True, "mix": mix}, {"optimizer": "muon"}) == [
+        "training.optimizer",
+        "dataset.use_fim",
+        "training.gap_weight",
+        "dataset.use_sft",
+        "dataset.mix",
+        "dataset.replay_share",
+        "training.forgetting_limit",
+    ]
+    assert lost({"use_fim": False, "replay_share": 0}, {"forgetting_limit": None}) == []
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"out\.yaml cannot be written: No such file"):
+        cli.main(
+            ["export-config", "trl", "--output", str(tmp_path / "none" / "out.yaml")],
+            standalone_mode=False,
+        )
 
 
 # Fields of src/llamafactory/hparams/{model,data,finetuning}_args.py of LLaMA-Factory v0.9.5 that

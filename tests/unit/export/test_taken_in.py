@@ -194,6 +194,25 @@ def test_a_modelfile_that_is_there_already(
     assert read_model(own) == (file, Spec("", {"temperature": 0.5}, "", "Be brief."))
 
 
+def test_the_stops_of_a_modelfile_are_texts_and_its_numbers_can_be_sent(
+    gguf_export: Exported, tmp_path: Path
+) -> None:
+    stops = ["true", "007", "1_0", "1e3", " x "]
+    lines = [f"FROM {gguf_export.folder / 'shop-f16.gguf'}"]
+    lines += [f'PARAMETER stop "{stop}"' for stop in stops]
+    large = "9" * 400
+    lines += ["PARAMETER temperature nan", "PARAMETER top_p inf", f"PARAMETER seed {large}"]
+    (tmp_path / "Modelfile").write_text("\n".join(lines))
+    _, spec = read_model(tmp_path / "Modelfile")
+    assert spec.parameters == {
+        "stop": stops,
+        "temperature": "nan",
+        "top_p": "inf",
+        "seed": int(large),
+    }
+    json.dumps(spec.parameters, allow_nan=False)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
