@@ -17,7 +17,8 @@ are stopped. Without that limit the share of replayed code is not varied.
 exception: a held-out file that resembles replayed code goes back to training. The yardstick is
 made with the largest replay share of all, so that what is left in it resembles none of it. Of a
 set mixed in, the first rows of its lot are held out, whatever else is in the data, and more of them
-for a larger share: there the yardstick has the smallest one. What the scorecard is made of is touched by none of this.
+for a larger share: there the yardstick has the smallest one. What the scorecard is made of is
+touched by none of this.
 """
 
 from __future__ import annotations
