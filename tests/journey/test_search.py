@@ -29,6 +29,7 @@ TINY = [
     "--set", "training.validate_every=2",
     "--set", "training.validation_tokens=2000",
     "--set", "training.learning_rate=0.01",
+    "--set", "training.rank=16",
     "--set", "training.checkpoint_seconds=0",
     "--set", "training.forgetting_limit=null",
     "--set", "dataset.window=128",

@@ -31,7 +31,8 @@ def base(monkeypatch: pytest.MonkeyPatch) -> BaseModel:
 def tuned(dataset: Artifact, base: BaseModel, folder: Path, **options: Any) -> Artifact:
     """A run that learns much too fast, so that there is something to take back."""
     rate = 1e-3 if options.get("method") == "full" else 1e-2
-    chosen = TrainingOptions(batch_tokens=512, max_steps=4, learning_rate=rate, **options)
+    few = {"batch_tokens": 512, "max_steps": 4, "rank": 16}
+    chosen = TrainingOptions(**few, learning_rate=rate, **options)
     return train(dataset, base, chosen, folder, Progress())
 
 
