@@ -247,7 +247,7 @@ class Journey:
         if self.config.name:
             return self.config.name
         last = self.repository().name.rstrip("/").rsplit("/", 1)[-1]
-        return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._") or "model"
+        return re.sub(r"[^a-z0-9._-]+", "-", last.lower())[:90].strip("-._") or "model"
 
 
 @dataclass(frozen=True)
@@ -281,14 +281,21 @@ def tune(source: str, config: ProjectConfig, progress: Progress) -> Tuned:
 
 
 def tuned(journey: Journey) -> Tuned:
-    """The journey's end; the stages that are missing are run."""
+    """The journey's end; the stages that are missing are run.
+
+    Raises:
+        RegistryError: no model can be called so.
+        CodetuneError: as the stages.
+    """
     from codetune.registry.cards import Registry
 
+    registry = Registry(home())
+    registry.check_name(journey.name())  # not after all the work
     journey = journey.best()
     card = journey.register()
     return Tuned(
         card=card,
-        report=Registry(home()).folder(card) / "report.html",
+        report=registry.folder(card) / "report.html",
         corpus=dict(journey.clean().summary),
         dataset=dict(journey.build().summary),
         training=dict(journey.train().summary),

@@ -21,7 +21,7 @@ from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.instruct.make import Made
 from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.instructions import Instructions
-from codetune.dataset.leakage import Purged, held_out_windows, learned_before, measure, purge
+from codetune.dataset.leakage import Purged, held_out_windows, measure, purge, stored_texts
 from codetune.dataset.manifest import Mixed, Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
 from codetune.dataset.recipe import Recipe, resolve
@@ -250,10 +250,19 @@ class _Build:
                     yield batch
                     task.advance(sum(len(document.text) for document in batch))
                 yield from batches(iter(self.replay), _BATCH)
-                for dataset in self.learned:
-                    yield from batches(learned_before(dataset, self.base), _BATCH)
+                yield from self._learned("tokens")
 
-            return purge(parts.candidates, iter(stream()), self.options.similarity, workers)
+            return purge(
+                parts.candidates,
+                iter(stream()),
+                self.options.similarity,
+                workers,
+                validated=self._learned("validation"),
+            )
+
+    def _learned(self, store: str) -> Iterator[list[Document]]:
+        for dataset in self.learned:
+            yield from batches(stored_texts(dataset / store, self.base), _BATCH)
 
     def _write(
         self, folder: Path, parts: Split, purged: Purged, workers: Workers

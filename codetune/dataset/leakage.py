@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,11 +65,13 @@ def purge(
     training: Iterator[list[Document]],
     threshold: float,
     workers: Workers,
+    validated: Iterable[list[Document]] = (),
 ) -> Purged:
     """Drop held-out files with a near-duplicate in training, and held-out lines that stand there.
 
     A dropped file of the past goes back to training, which then is looked through again with
-    it. The validation files count as seen, too: they choose the checkpoint.
+    it. The validation files count as seen, too: they choose the checkpoint. `validated` are those
+    of the base's own runs: they may be validated on again, and nothing else.
     """
     windows = [candidate_windows(candidate) for candidate in candidates]
     tested = [w for w, c in zip(windows, candidates, strict=True) if c.split != "validation"]
@@ -82,6 +84,10 @@ def purge(
     dropped: set[int] = set()
     for keys, numbers in workers.map(Marking, (similar, known), training):
         dropped |= {int(key) for key in keys}
+        known.mark(numbers)
+    for batch in validated:
+        keys, numbers = marking(batch)
+        dropped |= {int(key) for key in keys if candidates[int(key)].split != "validation"}
         known.mark(numbers)
     result = Purged()
     waiting = sorted(dropped)
@@ -167,18 +173,13 @@ def measure(
     return Leakage(len(leaked), len(rows), len(known), documents, tuple(leaked))
 
 
-def learned_before(dataset: Path, base: Path) -> Iterator[Document]:
-    """What a model was trained and stopped on, read out of its dataset's token stores.
-
-    `base` is the folder of the tokenizer that they were made with.
-    """
-    renderer = renderer_of(base)
-    for path in (dataset / "tokens", dataset / "validation"):
-        store = TokenStore.open(path)
-        for _, first, last in _parts(path):
-            for text in decoded(store, renderer, first, last):
-                shown = text.decode("utf-8", "replace")
-                yield Document("", "", "", "text", "unknown", shown, True, False)
+def stored_texts(path: Path, base: Path) -> Iterator[Document]:
+    """The texts of a token store; `base` is the folder of the tokenizer that made it."""
+    renderer, store = renderer_of(base), TokenStore.open(path)
+    for _, first, last in _parts(path):
+        for text in decoded(store, renderer, first, last):
+            shown = text.decode("utf-8", "replace")
+            yield Document("", "", "", "text", "unknown", shown, True, False)
 
 
 def _parts(path: Path) -> Iterator[tuple[Path, int, int]]:

@@ -124,13 +124,13 @@ class Mixture:
             raise DatasetError(f"The set '{one.name}' ({one.path}) has no usable rows.")
         held = self._held_ranks(stream, catalogue)
         target = stream.wanted
-        done, aim = 0, (target + self._held_wanted(stream)) * _SPARE
+        aim = (target + self._held_wanted(stream)) * _SPARE
+        # Those that are held out come first, so that no near-copy of them is taken instead.
+        self._encode_ranks(one, stream, spool, catalogue.ranks(0, held))
+        done = held
         while (found := spool.tokens_from(held)) < target and done < len(catalogue):
             last = max(catalogue.count_for(aim), min(done + _FEWEST, len(catalogue)))
-            chosen = catalogue.ranks(done, last)
-            for number, example in enumerate(self._unique(one, Counter())):
-                if number in chosen:
-                    self._encode(example, chosen[number], stream, spool)
+            self._encode_ranks(one, stream, spool, catalogue.ranks(done, last))
             done = last
             aim *= min(10, max(_SPARE, target / max(found, 1)))
         refused = sum(n for why, n in stream.dropped.items() if why.startswith(_REFUSED))
@@ -138,6 +138,16 @@ class Mixture:
             raise too_many_refused(one.name, stream.dropped, done)
         self._seen |= catalogue.ids
         return held
+
+    def _encode_ranks(
+        self, one: MixedSet, stream: Mixed, spool: Spool, chosen: Mapping[int, int]
+    ) -> None:
+        """Encode the rows `chosen` (row → rank)."""
+        if not chosen:
+            return
+        for number, example in enumerate(self._unique(one, Counter())):
+            if number in chosen:
+                self._encode(example, chosen[number], stream, spool)
 
     def _catalogue(self, one: MixedSet, stream: Mixed) -> Catalogue:
         catalogue = Catalogue(f"{self.options.seed} {one.name} ")

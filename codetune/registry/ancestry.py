@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from codetune.artifacts import Artifact, open_artifact
@@ -21,9 +20,9 @@ def learned(registry: Registry, name: str, projects: Path) -> tuple[list[Artifac
 
     The second list names the models whose dataset is not below `projects` any more.
     """
+    cards, missing = _line(registry, name)
     found: list[Artifact] = []
-    missing: list[str] = []
-    for card in _line(registry, name):
+    for card in cards:
         places = projects.glob(f"*/datasets/{card.data_digest}")
         try:
             if not _DIGEST.fullmatch(card.data_digest):
@@ -34,11 +33,13 @@ def learned(registry: Registry, name: str, projects: Path) -> tuple[list[Artifac
     return found, missing
 
 
-def _line(registry: Registry, name: str) -> Iterator[ModelCard]:
-    """The model called `name`, then those that it was made of."""
+def _line(registry: Registry, name: str) -> tuple[list[ModelCard], list[str]]:
+    """The model called `name` and those that it was made of; ids of what is not there any more."""
     cards = [card for card in registry.list() if card.kind != "base"]
+    found: list[ModelCard] = []
+    missing: list[str] = []
     if is_base(name) or all(name not in (card.id, card.name) for card in cards):
-        return
+        return found, missing
     left = {card.id: card for card in cards}
     # An adapter on a whole model of ours names that one's folder as its base.
     folders = {str((registry.folder(card) / MODEL).resolve()): card.id for card in cards}
@@ -47,5 +48,10 @@ def _line(registry: Registry, name: str) -> Iterator[ModelCard]:
         one = waiting.pop()
         card = left.pop(folders.get(one, one), None)
         if card is not None:
-            yield card
-            waiting += card.parents
+            found.append(card)
+            waiting += [
+                parent for parent in card.parents if parent != card.base or parent in folders
+            ]
+        elif one not in {known.id for known in found}:
+            missing.append(one)
+    return found, missing

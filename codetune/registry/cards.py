@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from codetune.artifacts import Artifact, write_json
-from codetune.errors import CodetuneError, ModelError, RegistryError, nearest
+from codetune.errors import CodetuneError, ConflictError, ModelError, RegistryError, nearest
 from codetune.models.load import BaseModel, parent_of, resolve_base
 from codetune.records import ModelCard, Repository
 from codetune.registry import lineage
@@ -216,7 +216,8 @@ class Registry:
         """Delete one version, "name:version", for good; its number is not given again.
 
         Raises:
-            RegistryError: there is no such version, it is a base, or other models are based on it.
+            RegistryError: there is no such version, or it is a base.
+            ConflictError: other models are based on it.
         """
         with locked(self.root):
             folder = self.version_folder(ref)
@@ -225,15 +226,20 @@ class Registry:
             folder.rename(gone)
             shutil.rmtree(gone)
 
-    def refuse_what_is_built_on(self, folders: Sequence[Path]) -> None:
-        """Raise RegistryError when another version has the whole model of one as its base."""
+    def refuse_what_is_built_on(self, folders: Sequence[Path], *, but: Sequence[Path] = ()) -> None:
+        """Raise ConflictError when a version has the whole model in one of `folders` as its base.
+
+        Those in the folders `but` do not count: they go, too. Names of others are not told; they
+        may be somebody else's.
+        """
         ours = {str((folder / MODEL).resolve()) for folder in folders}
         cards = [card for card in read_models(self.root)[0] if card.kind != "base"]
-        if above := [c.id for c in cards if c.base in ours and self.folder(c) not in folders]:
-            raise RegistryError(
-                f"It is the base of {', '.join(above[:5])}{' …' if len(above) > 5 else ''}, "
-                "which cannot be used without it.",
-                advice="Remove those first.",
+        above = sum(card.base in ours and self.folder(card) not in but for card in cards)
+        if above:
+            raise ConflictError(
+                f"It is the base of {above} other version{'s' * (above > 1)}, which cannot be used "
+                "without it where it is.",
+                advice="Remove what is based on it first.",
             )
 
     def put(self, card: ModelCard, origin: Mapping[str, str], folder: Path) -> ModelCard:

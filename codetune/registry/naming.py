@@ -52,9 +52,8 @@ def begin_rename(registry: Registry, name: str, new: str, owned: str) -> None:
     `owned` is the id of the model's row.
 
     Raises:
-        RegistryError: there is no such model, it is a base, the name cannot be used, or other
-            models are based on a version.
-        ConflictError: there is a model of the new name.
+        RegistryError: there is no such model, it is a base, or the name cannot be used.
+        ConflictError: there is a model of the new name, or one that is based on a version.
     """
     registry.check_name(new)
     _tuned(registry, name)

@@ -14,7 +14,7 @@ from codetune.models.load import EMBEDDED, BaseModel, resolve_base
 from codetune.records import ModelCard
 from codetune.registry.cards import Registry
 from codetune.registry.files import MODEL
-from codetune.serving.engine import Servable
+from codetune.serving.engine import Servable, edition_of
 
 if TYPE_CHECKING:
     from codetune.registry.access import Actor
@@ -180,7 +180,7 @@ class Catalog:
                 self._cards = self._registry.list()
                 tuned = [card for card in self._cards if card.kind != "base"]
                 self._editions = {
-                    card.id: _edition(self._registry.folder(card) / MODEL) for card in tuned
+                    card.id: edition_of(self._registry.folder(card) / MODEL) for card in tuned
                 }
                 self._read_at = time.monotonic()
             return self._cards
@@ -196,15 +196,6 @@ def label_of(base: str) -> str:
 def _newest(versions: list[ModelCard]) -> ModelCard:
     """The newest promoted version, else the newest."""
     return max(versions, key=lambda card: (card.promoted, card.version))
-
-
-def _edition(folder: Path) -> str:
-    """Which weights lie there: whoever renames a model leaves its folder's name to the next."""
-    try:
-        weights = min(folder.glob("*.safetensors"), default=folder).stat()
-    except OSError:
-        return ""  # it has just been removed
-    return f"{weights.st_ino} {weights.st_mtime_ns} {weights.st_size}"
 
 
 def _seconds(created: str) -> int:

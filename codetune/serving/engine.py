@@ -52,6 +52,15 @@ class Servable:
         return file if self.kind != "base" and file.is_file() else None
 
 
+def edition_of(folder: Path) -> str:
+    """Which weights lie there: whoever renames a model leaves its folder's name to the next."""
+    try:
+        weights = min(folder.glob("*.safetensors"), default=folder).stat()
+    except OSError:
+        return ""  # it has just been removed
+    return f"{weights.st_ino} {weights.st_mtime_ns} {weights.st_size}"
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen and when it ends. Temperature 0 is greedy."""

@@ -18,7 +18,7 @@ def as_learned(query: Query) -> Query:
 
     A stop is looked for in what the model writes, and so it has them, too.
     """
-    if not any(map(_is_from_windows, query.prompts)):
+    if not any(map(_has_windows, query.prompts)):
         return query
     prompts = [_unix_prompt(prompt) for prompt in query.prompts]
     return replace(query, prompts=prompts, stops=[_unix(stop) for stop in query.stops])
@@ -55,12 +55,13 @@ class WindowsGeneration:
         self._generation.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        before = ""
+        before = scored = ""
         try:
             async for piece in self._generation:
-                scores = tuple(map(_scored, piece.scores))
+                told = [scored, *(score.text for score in piece.scores)]
+                scores = tuple(map(_scored, piece.scores, told))
                 yield replace(piece, text=_windows(piece.text, before), scores=scores)
-                before = piece.text or before
+                before, scored = piece.text or before, told[-1]
         finally:
             self.cancel()
 
@@ -72,17 +73,30 @@ def _windows(text: str, before: str = "") -> str:
     return _BARE.sub(_WINDOWS, text)
 
 
-def _scored(score: TokenScore) -> TokenScore:
+def _scored(score: TokenScore, before: str) -> TokenScore:
     """Clients lay the tokens' texts over the answer's."""
-    top = tuple((_windows(text), value) for text, value in score.top)
-    return replace(score, text=_windows(score.text), top=top)
+    top = tuple((_windows(text, before), value) for text, value in score.top)
+    return replace(score, text=_windows(score.text, before), top=top)
+
+
+def _texts(prompt: Prompt) -> tuple[str, str]:
+    """What stands before the cursor and behind it; token ids are nobody's to change."""
+    if isinstance(prompt, Fim):
+        return prompt.prefix + prompt.begun, prompt.suffix
+    return (prompt.text if isinstance(prompt, Text) and isinstance(prompt.text, str) else ""), ""
+
+
+def _has_windows(prompt: Prompt) -> bool:
+    return any(_WINDOWS in text for text in _texts(prompt))
 
 
 def _is_from_windows(prompt: Prompt) -> bool:
-    """Whether the text at the cursor has Windows line ends; token ids are nobody's to change."""
-    if isinstance(prompt, Fim):
-        return any(_WINDOWS in text for text in (prompt.prefix, prompt.begun, prompt.suffix))
-    return isinstance(prompt, Text) and isinstance(prompt.text, str) and _WINDOWS in prompt.text
+    """Whether the line end that is nearest to the cursor is: files may have both."""
+    before, behind = _texts(prompt)
+    before, mark, _ = before.rpartition("\n")
+    if not mark:
+        before, mark, _ = behind.partition("\n")
+    return bool(mark) and before.endswith("\r")
 
 
 def _unix_prompt(prompt: Prompt) -> Prompt:

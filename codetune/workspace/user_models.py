@@ -195,11 +195,15 @@ class UserModels:
 
         Raises:
             NotFoundError, ForbiddenError: it is not the actor's.
-            ConflictError: a job that has not ended makes a version of it, or needs one.
+            ConflictError: a job that has not ended makes a version of it, or needs one; other
+                models are based on it.
         """
         model = self.get(actor, model_id, "delete")
         gone = model.versions if version is None else [_version(model, version)]
         entirely = len(gone) == len(model.versions)
+        registry = self._work.registry
+        folders = [registry.folder(card) for card in gone]
+        registry.refuse_what_is_built_on(folders, but=folders)
         with self._work.database.write() as session:
             # The bare name stands for the current version.
             named = [model.name] if model.current in gone else []
@@ -210,8 +214,8 @@ class UserModels:
                 self._keep_ids(session)
                 session.delete(row)
                 session.flush()
-            for card in gone:
-                self._work.registry.remove(card.id)
+            for card in sorted(gone, key=lambda card: -card.version):  # one may stand on another
+                registry.remove(card.id)
 
     def share(self, actor: Actor, model_id: str, visibility: str, team_id: str | None) -> UserModel:
         """Show a model to a team of the actor's, to everyone, or to nobody else.

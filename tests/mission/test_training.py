@@ -195,9 +195,14 @@ def test_what_the_base_has_learned_is_not_held_out(method: str, shop: Path, base
     assert again.digest != seen.digest and rows
     tokenizer = resolve_base(base).path
     assert measure(seen.path, tokenizer, rows=rows).leaked == 0
+    # The same files may be validated on again.
+    alike = journey(shop, card.id).build().summary
+    assert alike["validation_tokens"] == seen.summary["validation_tokens"] > 0
+    assert alike["heldout_bytes"] == seen.summary["heldout_bytes"]
     plain = journey(shop, base, dataset__seed=3).build()
     assert measure(seen.path, tokenizer, rows=dict(held_out_windows(plain.path))).leaked > 0
 
+    above = journey(shop, card.id, name="above").register() if method == "lora" else None
     shutil.rmtree(seen.path)
     said: list[str] = []
 
@@ -207,6 +212,11 @@ def test_what_the_base_has_learned_is_not_held_out(method: str, shop: Path, base
 
     journey(shop, card.id, progress=Progress(Screen()), dataset__seed=4).build()
     assert any(line.startswith(f"What {card.id} was trained on is not here") for line in said)
+    if above is not None:  # whose card still names the one below
+        Registry(home()).remove(card.id)
+        said.clear()
+        journey(shop, above.id, progress=Progress(Screen()), dataset__seed=4).build()
+        assert any(line.startswith(f"What {card.id} was trained on is not here") for line in said)
 
 
 def test_progress_loss_and_logs_are_shown_and_kept(

@@ -21,7 +21,7 @@ from codetune.api.dialects.front import Front
 from codetune.api.permissions import Access
 from codetune.errors import BadRequestError, ModelError, RegistryError, UnservableModelError
 from codetune.models.load import BaseModel, check_adapter
-from codetune.serving.engine import Servable
+from codetune.serving.engine import Servable, edition_of
 
 ACCESS: Access = {
     "POST /v1/load_lora_adapter": "use",
@@ -111,7 +111,6 @@ def _under_a_root(roots: Sequence[str], path: str, base: BaseModel) -> Servable:
         message = error.message.replace(str(folder), folder.name)
         raise UnservableModelError(f"'{folder.name}' cannot be served: {message}") from error
     # Whoever tunes again may overwrite the folder: other weights are another model.
-    weights = (folder / "adapter_model.safetensors").stat()
-    edition = f"{weights.st_mtime_ns} {weights.st_size}"
+    edition = edition_of(folder)
     created = int(folder.stat().st_mtime)
     return Servable(folder.name, "adapter", folder, base, created, edition=edition)

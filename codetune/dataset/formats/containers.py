@@ -236,8 +236,11 @@ def _csv(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                problems.add(path.name, line, "", f"is not CSV: {error}")
-                continue  # the reader begins anew with the next line
+                # Where the next row begins is not known: a line of it may look like one.
+                left = sum(1 for _ in file)
+                behind = f"; the {left} lines behind it are not read" if left else ""
+                problems.add(path.name, line, "", f"is not CSV: {error}{behind}")
+                return
             if wrong := next(filter(None, map(undecoded, values)), ""):
                 problems.add(path.name, line, "", wrong)
             elif names is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from codetune.errors import CodetuneError, ModelError, UnservableModelError
 from codetune.models.load import check_adapter, check_folder, device_and_dtype, weight_files
 from codetune.serving.config import ServingOptions
-from codetune.serving.engine import Servable
+from codetune.serving.engine import Servable, edition_of
 from codetune.serving.engines.runner import Runner, Usage
 
 if TYPE_CHECKING:
@@ -232,8 +232,8 @@ class ModelPool:
         lean = read_shape(check_folder(weights)) is not None
         if lean and model.kind == "adapter":
             lean = is_stackable(model.folder)
-        weights_key = str(weights) if model.kind == "adapter" else model.key
-        return f"{weights_key}{'' if lean else _FOREIGN}", lean
+        # A renamed model leaves its folder's name to the next one: the files count, too.
+        return f"{weights} {edition_of(weights)}{'' if lean else _FOREIGN}", lean
 
     def _make_runner(self, weights: Path, lean: bool) -> Runner:
         import torch

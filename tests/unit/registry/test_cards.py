@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from codetune.artifacts import open_artifact
-from codetune.errors import ModelError, RegistryError, UnsafeModelError
+from codetune.errors import ConflictError, ModelError, RegistryError, UnsafeModelError
 from codetune.registry.cards import Registry
 from codetune.registry.naming import begin_rename
 
@@ -226,8 +226,11 @@ def test_the_base_of_another_model_stays_where_it_is(registry: Registry, made: S
         lambda: registry.remove("whole:1"),
         lambda: begin_rename(registry, "whole", "other", "mdl_1"),
     ):
-        with pytest.raises(RegistryError, match="the base of thin:1"):
+        with pytest.raises(ConflictError, match="the base of 1 other version"):
             work()
+    # A later version of the same name counts for a rename, and goes along with a removal.
+    folders = [registry.folder(whole), registry.folder(registry.get("thin"))]
+    registry.refuse_what_is_built_on(folders, but=folders)
     assert registry.get("whole") == whole
     registry.remove("thin:1")
     registry.remove("whole:1")

@@ -28,7 +28,7 @@ from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
 from codetune.serving.engine import Job, Piece, Servable
 from codetune.serving.engines.local import LocalEngine
-from codetune.serving.line_ends import WindowsGeneration
+from codetune.serving.line_ends import WindowsGeneration, as_asked
 from codetune.serving.query import Chat, Fim, Query, Text
 from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, make_full, register
 
@@ -328,6 +328,23 @@ def test_windows_line_ends_are_read_as_learned_and_given_back(completer: Complet
         assert one.sampling == other.sampling
     ids = Query([Text([13, 10])], model="tiny")
     assert list(jobs(completer, ids)[-1].prompt) == [13, 10], "they are nobody's to change"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "windows"),
+    [
+        (Fim("a\r\nb\nc", "d\r\n"), False),
+        (Fim("a\nb\r\nc", "d\n"), True),
+        (Fim("a", "b\r\nc\n", begun="d"), True),
+        (Fim("a", "b"), False),
+        (Text("a\r\nb\nc"), False),
+        (Text([13, 10]), False),
+    ],
+)
+def test_the_line_end_nearest_to_the_cursor_counts(prompt: Fim | Text, windows: bool) -> None:
+    written: Any = object()
+    (found,) = as_asked(Query([prompt]), [written])
+    assert isinstance(found, WindowsGeneration) == windows
 
 
 @pytest.mark.parametrize("stream", [True, False])
