@@ -16,14 +16,14 @@ from codetune.dataset.catalogue import batches, read_catalogue, read_documents
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.conversations import Conversations
 from codetune.dataset.encoded import forget_renderer, renderer_of
-from codetune.dataset.examples import Packed, PackingParts
+from codetune.dataset.examples import PackingParts
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.instruct.make import Made
-from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.instructions import Instructions
 from codetune.dataset.leakage import Purged, held_out_windows, measure, purge, stored_texts
 from codetune.dataset.manifest import Mixed, Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
+from codetune.dataset.output import ByPart, Output
 from codetune.dataset.recipe import Recipe, resolve
 from codetune.dataset.replay import replay_documents
 from codetune.dataset.review import Review
@@ -276,11 +276,11 @@ class _Build:
             TokenWriter(folder / "validation", vocabulary, names) as held_tokens,
             self.progress.task("Building", total=parts.training_bytes, unit="B") as task,
         ):
-            output, held = _Output(tokens, table), _Output(held_tokens, None)
+            output, held = Output(tokens, table), Output(held_tokens, None)
             self._write_instructions(folder, output)
             batches = self._batches(parts, purged)
             with closing(workers.map(PackingParts, self._packing, batches)) as packed:
-                by_part = _ByPart(packed)
+                by_part = ByPart(packed)
                 for one in by_part.all_of("code"):
                     output.add(one)
                     task.advance(one.counts["bytes"])
@@ -318,7 +318,7 @@ class _Build:
             for batch in batches(iter(purged.validation), _BATCH):
                 yield "validation", batch
 
-    def _write_instructions(self, folder: Path, output: _Output) -> None:
+    def _write_instructions(self, folder: Path, output: Output) -> None:
         """Tokenise the instructions, which stand before the code.
 
         Raises:
@@ -358,42 +358,6 @@ class _Build:
             self.progress.say(
                 "The base has no fill-in-the-middle tokens: only next-token prediction is trained."
             )
-
-
-class _ByPart:
-    """Packed batches whose parts follow one another."""
-
-    def __init__(self, packed: Iterator[tuple[str, Packed]]) -> None:
-        self._packed = packed
-        self._next = next(packed, None)
-
-    def all_of(self, part: str) -> Iterator[Packed]:
-        """Those of `part`, if it is its turn."""
-        while self._next is not None and self._next[0] == part:
-            yield self._next[1]
-            self._next = next(self._packed, None)
-
-
-class _Output:
-    """Where rendered batches go, in order."""
-
-    def __init__(self, tokens: TokenWriter, table: ExamplesFile | None) -> None:
-        self._tokens, self._table = tokens, table
-        self.counts: Counter[str] = Counter()
-
-    def add(self, packed: Packed) -> None:
-        self._tokens.extend(packed.tokens, packed.index, first=self.counts["documents"])
-        if self._table is not None:
-            self._table.add(packed.rows)
-        self.counts += packed.counts
-
-    def encode(self, by: Instructions, base: Path, pairs: Iterator[Pair]) -> Counter[str]:
-        """Append instructions; the reasons why some were left out, counted."""
-        first = self.counts["documents"]
-        counts, refused = by.encode(base, pairs, self._tokens, self._table, first)
-        self.counts += Counter({n: c for n, c in counts.items() if not n.startswith("kind ")})
-        self.counts["documents"] += counts["examples sft"]
-        return refused
 
 
 def _counted(training: Counter[str], folder: Path) -> dict[str, Any]:
