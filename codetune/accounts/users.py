@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 from codetune.accounts.passwords import hashed
 from codetune.errors import ConfigError, ConflictError, NotFoundError, nearest
 from codetune.registry.access import ALL_SCOPES, Actor, Role
+from codetune.store.base import now
 from codetune.store.teams import Membership
+from codetune.store.tokens import Token
 from codetune.store.users import LOCAL_USER, ROLES, User
 
 # A name stands before the models that its owner saves ("ada/shop"), and so it is one part of a
@@ -128,6 +130,20 @@ def actor_of(
     teams = session.scalars(select(Membership.team_id).where(Membership.user_id == user.id))
     role: Role = user.role  # type: ignore[assignment]  # the table's constraint
     return Actor(user.id, user.name, role, frozenset(teams), scopes, token_id)
+
+
+def as_of_now(session: Session, actor: Actor) -> Actor | None:
+    """The actor as things stand now; None if they could not log in any more."""
+    if actor.is_local:
+        return actor
+    user = session.get(User, actor.id)
+    if user is None or user.disabled:
+        return None
+    if actor.token_id is not None:
+        token = session.get(Token, actor.token_id)
+        if token is None or token.revoked or (token.expires and token.expires <= now()):
+            return None
+    return actor_of(session, user, actor.scopes, actor.token_id)
 
 
 def _admins(session: Session) -> int:

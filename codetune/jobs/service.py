@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from codetune.accounts.users import actor_of
+from codetune.accounts.users import actor_of, as_of_now
 from codetune.artifacts import home as default_home
 from codetune.errors import BadRequestError, ConflictError, NotFoundError, QuotaError
 from codetune.jobs.config import JobOptions
@@ -32,7 +32,6 @@ from codetune.registry.ownership import Owners, claim
 from codetune.sources.identity import without_credentials
 from codetune.store.database import Database
 from codetune.store.jobs import ENDED, STATES, Job, JobWorker
-from codetune.store.tokens import Token
 from codetune.store.users import User
 from codetune.tracing import REQUEST_ID
 
@@ -284,27 +283,13 @@ class Jobs:
 
     def _read(self, actor: Actor | None, job_id: str, after: str) -> tuple[Sequence[Event], bool]:
         try:
-            self.get(self._as_of_now(actor), job_id)
+            with self._database.session() as session:
+                present = actor and as_of_now(session, actor)
+            self.get(present, job_id)
         except NotFoundError:
             self.get(actor, job_id)  # who never could see it is told so
             return (), True
         return read_on(self._database, self.home / "jobs" / job_id, job_id, place_of(after))
-
-    def _as_of_now(self, actor: Actor | None) -> Actor | None:
-        """The actor as things stand now; None if they could not log in any more."""
-        if actor is None or actor.is_local:
-            return actor
-        with self._database.session() as session:
-            user = session.get(User, actor.id)
-            if user is None or user.disabled:
-                return None
-            if actor.token_id is not None:
-                token = session.get(Token, actor.token_id)
-                if token is None or token.revoked:
-                    return None
-                if token.expires and token.expires <= clock(session):
-                    return None
-            return actor_of(session, user, actor.scopes, actor.token_id)
 
     def _check_again(self, job: Job) -> Actor:
         """The owner of a job, if they could still submit it."""

@@ -301,6 +301,23 @@ def test_a_follower_who_comes_back_misses_nothing(service: Jobs, office: Office)
             next(iter(service.follow(ANNA, job.id, wrong)))
 
 
+def kinds_heard(
+    service: Jobs, actor: Actor, job_id: str, meanwhile: Callable[[], object]
+) -> list[str]:
+    """The kinds of what a stream says; after its first ping, `meanwhile` happens."""
+
+    async def watch() -> list[str]:
+        kinds: list[str] = []
+        async with asyncio.timeout(10):
+            async for event in service.watch(actor, job_id):
+                kinds.append(event.kind)
+                if event.kind == "ping" and kinds.count("ping") == 1:
+                    await asyncio.to_thread(meanwhile)
+        return kinds
+
+    return asyncio.run(watch())
+
+
 def test_watching_says_that_the_line_stands_and_ends_with_the_job(
     service: Jobs, office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,15 +325,7 @@ def test_watching_says_that_the_line_stands_and_ends_with_the_job(
     monkeypatch.setattr("codetune.jobs.service.POLL", 0.01)
     job = submit(service)
 
-    async def watch() -> list[str]:
-        kinds = []
-        async for event in service.watch(ANNA, job.id):
-            kinds.append(event.kind)
-            if event.kind == "ping" and service.get(ANNA, job.id).state == "queued":
-                await asyncio.to_thread(service.cancel, ANNA, job.id)
-        return kinds
-
-    kinds = asyncio.run(watch())
+    kinds = kinds_heard(service, ANNA, job.id, lambda: service.cancel(ANNA, job.id))
     assert (kinds[0], kinds[1], kinds[-1]) == ("state", "ping", "state")
 
 
@@ -348,16 +357,7 @@ def test_who_loses_the_right_hears_no_more(
                 column = "revoked" if loss == "revoked" else "expires"
                 setattr(session.get_one(Token, token.id), column, token.created)
 
-    async def watch() -> list[str]:
-        kinds = []
-        async with asyncio.timeout(10):
-            async for event in service.watch(follower, job.id):
-                kinds.append(event.kind)
-                if kinds == ["state", "ping"]:
-                    await asyncio.to_thread(lose)
-        return kinds
-
-    assert asyncio.run(watch()) == ["state", "ping"]
+    assert kinds_heard(service, follower, job.id, lose) == ["state", "ping"]
     assert service.get(ANNA, job.id).state == "queued"
 
 
