@@ -36,13 +36,20 @@ class Server:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ConfigError(
-                f"'{self.url}' is no address of an Ollama server.", advice=f"As in {DEFAULT_URL}"
-            )
+        try:
+            parts = urlsplit(self.url)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:  # a bracket that is not closed, a port that is none
+            raise self._no_address() from error
+        if parts.scheme not in ("http", "https") or not host or parts.query:
+            raise self._no_address()
         if parts.username or parts.password:
             raise ConfigError("No key or name belongs into the address of an Ollama server.")
+
+    def _no_address(self) -> ConfigError:
+        return ConfigError(
+            f"'{self.url}' is no address of an Ollama server.", advice=f"As in {DEFAULT_URL}"
+        )
 
 
 def check_name(name: str) -> str:

@@ -81,9 +81,18 @@ def test_what_ollama_refuses_is_said(
     for name in ("../shop", "Shop", "a b", "x" * 201, "", "a//b", "-x"):
         with pytest.raises(ConfigError, match="name of a model in Ollama"):
             check_name(name)
-    for url in ("file:///etc", "localhost:1", "http://me:key@localhost", "http://"):
-        with pytest.raises(ConfigError):
+    for url in (
+        "file:///etc",
+        "localhost:1",
+        "http://",
+        "http://[",
+        "http://h:x",
+        "http://h:99999",
+    ):
+        with pytest.raises(ConfigError, match="no address of an Ollama server"):
             Server(url)
+    with pytest.raises(ConfigError, match="No key or name"):
+        Server("http://me:key@localhost")
 
 
 def test_a_repository_of_a_hub(folder: Exported, hub: Hub) -> None:
