@@ -70,7 +70,8 @@ class EngineOptions(Options):
     @classmethod
     def _is_address(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        host, _ = parts.hostname, parts.port  # the second raises where it is none
+        if parts.scheme not in ("http", "https") or not host:
             raise ValueError("an address begins with http:// or https://")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("no key or name belongs into the address; use key_variable")

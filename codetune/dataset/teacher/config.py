@@ -53,7 +53,8 @@ class TeacherOptions(Options):
         if value is None:
             return None
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        host, _ = parts.hostname, parts.port  # the second raises where it is none
+        if parts.scheme not in ("http", "https") or not host:
             raise ValueError("an address begins with http:// or https://")
         if parts.username or parts.password or parts.query:
             raise ValueError("no key or name belongs into the address; use key_variable")

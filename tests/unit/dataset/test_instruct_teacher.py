@@ -170,6 +170,8 @@ def test_the_key_is_read_from_the_environment(
         ({"url": "https://api.example.org/v1"}, "not this machine"),
         ({"url": "ftp://here"}, "begins with http"),
         ({"url": "http://me:secret@127.0.0.1/v1"}, "key_variable"),
+        ({"url": "http://[/v1"}, "'url' cannot be"),
+        ({"url": "http://127.0.0.1:x/v1"}, "'url' cannot be"),
     ],
 )
 def test_text_leaves_the_machine_only_when_allowed(options: dict[str, str], message: str) -> None:

@@ -276,6 +276,9 @@ def test_a_missing_key_and_text_that_would_leave_the_machine(
     with pytest.raises(ConfigError, match="is not this machine"):
         EngineOptions.load(values, "test")
     assert not EngineOptions.load(values | {"remote": True}, "test").is_local
+    for url in ("http://[", "http://127.0.0.1:x", "http://127.0.0.1:99999"):
+        with pytest.raises(ConfigError, match="'url' cannot be"):
+            EngineOptions.load({"name": "near", "url": url}, "test")
     with pytest.raises(ConfigError, match="two engines have the name 'far'"):
         ServingOptions.load({"engines": [values | {"remote": True}] * 2}, "test")
 
