@@ -110,14 +110,16 @@ class Failure:
 
     def body(self, style: Style = "openai") -> dict[str, Any]:
         """The error as a dialect words it."""
-        error: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param}
+        # Half a surrogate pair, which JSON may hold and a message repeat, is in no answer.
+        message = self.message.encode(errors="backslashreplace").decode()
+        error: dict[str, Any] = {"message": message, "type": self.type, "param": self.param}
         if style == "ollama":
-            return {"error": self.message}
+            return {"error": message}
         if style == "mistral":
             return {"object": "error", **error, "code": self.code}
         if style == "llamacpp":
             kind = _LLAMACPP_TYPES.get(self.status, self.type)
-            return {"error": {"code": self.status, "message": self.message, "type": kind}}
+            return {"error": {"code": self.status, "message": message, "type": kind}}
         if style == "vllm":
             kind = _VLLM_TYPES.get(self.status, self.type)
             return {"error": {**error, "type": kind, "code": self.status}}

@@ -106,9 +106,7 @@ def usable_name(actor: Actor, label: str, registry: Registry) -> str:
     try:
         registry.check_name(name)
     except RegistryError as error:
-        # Half a surrogate pair, which JSON may hold, is in no answer.
-        said = error.message.encode(errors="backslashreplace").decode()
-        raise BadRequestError(said, param="name", advice=error.advice) from error
+        raise BadRequestError(error.message, param="name", advice=error.advice) from error
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise BadRequestError(
             f"'{name}' cannot be a model's name.",

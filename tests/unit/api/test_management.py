@@ -112,6 +112,7 @@ def test_a_tuning_is_queued_followed_cancelled_and_tried_again(team: Office) -> 
 
 def test_options_and_fields_that_do_not_exist_are_refused(team: Office) -> None:
     url = "https://git.example.com/team/shop"
+    teacher = {"instructions": {"teacher": {"url": "http://localhost/\ud800"}}}
     for body, status, said in (
         ({"source": url, "config": {"trainin": {}}}, 422, "trainin"),
         ({"source": url, "config": {"training": {"epochs": -1}}}, 422, "training.epochs"),
@@ -123,6 +124,7 @@ def test_options_and_fields_that_do_not_exist_are_refused(team: Office) -> None:
         ({"source": url, "priority": 5}, 403, "role"),
         ({"source": url, "name": "my model!"}, 422, "name"),
         ({"source": url, "config": {"name": "\ud800"}}, 422, "name"),
+        ({"source": url, "config": {"dataset": teacher}}, 422, "\\ud800"),
         ({"source": "https://me:secret@git.example.com/a/b"}, 422, "password"),
         ({"source": "~nosuchuser/x"}, 422, "nosuchuser"),
         ({"source": url, "base": "x" * 300}, 422, "base"),

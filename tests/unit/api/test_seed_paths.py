@@ -46,6 +46,7 @@ def test_a_dataset_is_sent_looked_at_mixed_in_and_deleted(team: Office, tmp_path
         ),
         ("rows.csv", b"instruction,output\nAdd,\n", "row 2, field 'output'"),
         ("rows.jsonl", b"{]\n", "row 1"),
+        ("rows.jsonl", b'{"a\\ud800b": "x"}\n', "columns a\\ud800b"),
         ("rows.parquet", b"PAR1 no", "rows.parquet"),
         ("rows.jsonl", b"", "rows.jsonl"),
     ],
