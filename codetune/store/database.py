@@ -97,7 +97,8 @@ class Database:
 
         Raises:
             ConflictError: there is such a row already, or a row that is named is gone.
-            ConfigError: a value that PostgreSQL does not take: too long, or with null characters.
+            ConfigError: a value that cannot be kept: too long, with null characters (PostgreSQL
+                takes neither), or with half a surrogate pair.
             StoreError: the database cannot be reached, is locked for too long, or is full.
         """
         with (
@@ -148,8 +149,10 @@ def renamed(where: str) -> Iterator[None]:
             "There is such a thing already, or what it belongs to is gone.",
             advice="Look again, and try with what is there now.",
         ) from error
-    except DataError as error:  # PostgreSQL: null characters, longer than the column
-        raise ConfigError("A value is longer than can be kept, or has null characters.") from error
+    except (DataError, UnicodeEncodeError) as error:  # the second: SQLite's, as it is
+        raise ConfigError(
+            "A value is longer than can be kept, or has null characters or half a surrogate pair."
+        ) from error
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else "no answer"
         raise StoreError(

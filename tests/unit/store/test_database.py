@@ -77,6 +77,13 @@ def test_a_write_happens_as_a_whole_or_not_at_all(database: Database) -> None:
         assert [user.name for user in session.query(User)] == ["local"]
 
 
+def test_half_a_surrogate_pair_is_neither_kept_nor_looked_for(database: Database) -> None:
+    with pytest.raises(ConfigError, match="surrogate"), database.write() as session:
+        session.add(User(name="\ud800"))
+    with pytest.raises(ConfigError, match="surrogate"), database.session() as session:
+        session.get(User, "\ud800")
+
+
 def test_a_reader_cannot_write(database: Database) -> None:
     with pytest.raises(StoreError, match=r"read-?only"), database.session() as session:
         session.add(User(name="ada"))
