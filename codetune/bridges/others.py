@@ -108,7 +108,7 @@ def lost(config: Mapping[str, Any], tool: str) -> list[str]:
     if dataset["mix"]:
         found.append("dataset.mix: add these sets yourself")
     if dataset["replay_share"] > 0:
-        found.append("dataset.replay_share: add a general set yourself")
+        found.append("dataset.replay_share: general code must come with the data")
     if training["forgetting_limit"] is not None:
         found.append("training.forgetting_limit: the weights stay where training leaves them")
     return found

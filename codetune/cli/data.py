@@ -1,4 +1,4 @@
-"""`codetune data`: training data checked, shown, mixed and reviewed, before anything is trained."""
+"""`codetune data`: training data checked, shown, mixed, reviewed and written for other tools."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from codetune.cli.options import Command, json_option
 from codetune.cli.terminal import print_json, progress_shown
+from codetune.cli.write import write
 
 if TYPE_CHECKING:
     from codetune.dataset.config import MixedSet
@@ -24,7 +25,10 @@ _TEMPLATES = ["auto", "base", "chatml", "alpaca", "llama2", "plain"]
 
 @click.group()
 def data() -> None:
-    """Check, show, mix and review training data."""
+    """Check, show, mix, review and write training data."""
+
+
+data.add_command(write)
 
 
 def _set_options(command: Command) -> Command:

@@ -8,6 +8,11 @@ from typing import Any
 import click
 
 TOOLS = ("axolotl", "llamafactory", "trl")
+# How each tool names the same file: by its path, by its entry in data/dataset_info.json, and by
+# the folder that it lies in.
+_FILE = "data/train.jsonl"
+_NAMED = {"axolotl": _FILE, "llamafactory": "train", "trl": "data"}
+_ENTRY = '"train": {"file_name": "train.jsonl", "columns": {"prompt": "text"}}'
 
 
 @click.command("export-config")
@@ -19,7 +24,7 @@ TOOLS = ("axolotl", "llamafactory", "trl")
     help="A codetune.yaml; without it the defaults.",
 )
 @click.option("--base", help="The base that the other tool tunes.")
-@click.option("--data", default="train.jsonl", show_default=True, help="The data it trains on.")
+@click.option("--data", help=f"The data it trains on, as it names them.  [{_FILE}]")
 @click.option("--output", type=click.Path(path_type=Path), help="A file; default: printed.")
 @click.option(
     "--set",
@@ -32,7 +37,7 @@ def export_config(
     tool: str,
     config_file: Path | None,
     base: str | None,
-    data: str,
+    data: str | None,
     output: Path | None,
     settings: tuple[str, ...],
 ) -> None:
@@ -54,7 +59,9 @@ def export_config(
         mode="json"
     )
     lost = others.lost(config, tool)
-    text = yaml.safe_dump(writers[tool](config, data), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(
+        writers[tool](config, data or _NAMED[tool]), sort_keys=False, allow_unicode=True
+    )
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -65,3 +72,16 @@ def export_config(
         click.echo(f"Written  {output}")
     for line in lost:
         click.echo(f"Not in it: {line}.", err=True)
+    if data is None:
+        click.echo(_how_to_write(tool), err=True)
+
+
+def _how_to_write(tool: str) -> str:
+    """The commands that write the data which the file names."""
+    said = (
+        "Its data:  codetune build SOURCE --data ntp\n"
+        f"           codetune data write ARTIFACT {_FILE}   (the Artifact that build prints)"
+    )
+    if tool == "llamafactory":
+        said += f"\n           and in data/dataset_info.json: {{{_ENTRY}}}"
+    return said

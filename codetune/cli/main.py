@@ -33,7 +33,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate": ("codetune.cli.stages:evaluate", "Score base and tuned on held-out code."),
     },
     "Data": {
-        "data": ("codetune.cli.data:data", "Check, show, mix and review training data."),
+        "data": ("codetune.cli.data:data", "Check, show, mix, review and write training data."),
     },
     "Models": {
         "models": ("codetune.cli.models:models", "List the base and your tuned models."),

@@ -147,15 +147,34 @@ def sample_examples(dataset: Path, count: int, seed: int, stream: str | None) ->
         if stream in (None, example.stream):
             lots[example.id] = hashlib.sha256(f"{seed} {example.id}".encode()).digest()
     if not lots:
-        raise DatasetError(
-            f"{dataset} has no stream '{stream}'.", advice=f"Known: {', '.join(sorted(streams))}."
-        )
+        raise _no_stream(dataset, stream, streams)
     chosen = sorted(lots, key=lambda name: lots[name])[:count]
     found: dict[str, Example] = {}
     for example in read_examples(table):
         if example.id in chosen and example.id not in found:
             found[example.id] = example
     return [found[name] for name in chosen]
+
+
+def examples_of(dataset: Path, stream: str) -> Iterator[Example]:
+    """The examples of a built dataset's stream in order; memory does not grow with them.
+
+    Raises:
+        DatasetError: the folder is no dataset, or has no such stream.
+    """
+    streams: set[str] = set()
+    for example in read_examples(_examples_of(dataset)):
+        streams.add(example.stream)
+        if example.stream == stream:
+            yield example
+    if stream not in streams:
+        raise _no_stream(dataset, stream, streams)
+
+
+def _no_stream(dataset: Path, stream: str | None, streams: set[str]) -> DatasetError:
+    return DatasetError(
+        f"{dataset} has no stream '{stream}'.", advice=f"Known: {', '.join(sorted(streams))}."
+    )
 
 
 def check_edits(decisions: Sequence[Decision], dataset: Path) -> None:

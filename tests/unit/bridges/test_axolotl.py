@@ -160,6 +160,12 @@ def test_command_writes_each(tool: str, tmp_path: Path) -> None:
     values = yaml.safe_load(output.read_text())
     assert "my/base" in (values.get("base_model"), values.get("model_name_or_path"))
     assert "fill-in-the-middle" in result.output
+    assert "codetune data write ARTIFACT data/train.jsonl" in result.stderr
+    named = {"axolotl": "data/train.jsonl", "llamafactory": "train", "trl": "data"}[tool]
+    sets = [one["path"] for one in values.get("datasets", [])]
+    assert named in (*sets, values.get("dataset"), values.get("dataset_name"))
+    own = CliRunner().invoke(export_config, [tool, "--data", "mine.jsonl"])
+    assert "mine.jsonl" in own.stdout and "data write" not in own.stderr
     assert cli.get_command(None, "export-config") is export_config  # type: ignore[arg-type, attr-defined]
 
 

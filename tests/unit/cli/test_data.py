@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from codetune.cli.data import data
+from codetune.dataset.table import read_examples
 from codetune.errors import CodetuneError
 from codetune.records import Example, Provenance
 from tests.unit.dataset.corpora import built, code, document
@@ -194,6 +195,23 @@ def test_a_row_of_a_built_dataset(tmp_path: Path) -> None:
     other = run_stage("dataset", tmp_path, {}, {"tokenizer": "another"}, make).path
     with pytest.raises(CodetuneError, match="built for another base"):
         run("show", str(other))
+
+
+def test_write(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data" / "train.jsonl"
+    assert f"written to {out}" in run("write", str(dataset), str(out)).output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    written = [
+        one.text for one in read_examples(dataset / "examples.parquet") if one.stream == "ntp"
+    ]
+    assert rows == [{"text": text} for text in written] != []
+    chats = tmp_path / "chats.jsonl"
+    run("write", str(dataset), str(chats), "--stream", "chats", "--format", "messages")
+    row = json.loads(chats.read_text().splitlines()[0])
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+    with pytest.raises(CodetuneError, match="no stream 'sft'"):
+        run("write", str(dataset), str(tmp_path / "none.jsonl"), "--stream", "sft")
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_what_is_no_dataset(dataset: Path, tmp_path: Path) -> None:
