@@ -4,7 +4,7 @@ A set is read more than once, so that its size does not matter: first to know it
 copies are left out, over all sets), then to encode those that the lot chose. A chosen row is
 left out when it holds text of the repository's held-out part, when its answer (or text) is
 nearly one that was taken before, or when it does not fit. Every set keeps a small part back for
-a held-out loss of its own.
+a held-out loss of its own, and all of them do before any is trained on.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import hashlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,6 +70,16 @@ def inputs_of(options: DatasetOptions) -> dict[str, str]:
     return found
 
 
+class Lot(NamedTuple):
+    """A set with its rows in the lots' order, of which the first `held` ranks are held out."""
+
+    one: MixedSet
+    stream: Mixed
+    catalogue: Catalogue
+    spool: Spool
+    held: int
+
+
 @dataclass
 class Mixture:
     """The sets of one dataset; `add_training` first, then `add_validation`."""
@@ -82,7 +94,7 @@ class Mixture:
 
     def __post_init__(self) -> None:
         self.streams: list[Mixed] = []
-        self._seen: set[bytes] = set()
+        self._first_in: dict[bytes, str] = {}  # the set that has an example first
         self._similar = NearDuplicates(self.options.similarity)
         self._held: list[tuple[str, list[Piece]]] = []
         self._encoder = Encoder(self.conversations.renderer)
@@ -94,18 +106,20 @@ class Mixture:
             DatasetError: a set cannot be read, or too much of it has to be left out.
         """
         own, shares = tokens.tokens, shares_of(self.options.mix)
-        for one, share in zip(self.options.mix, shares, strict=True):
-            wanted = own * share / (1 - sum(shares))
-            stream = Mixed(one.name, wanted, share, self.digests[f"mix {one.name}"])
-            self.streams.append(stream)
-            with (
-                TemporaryFile(dir=tokens.path) as file,
-                self.progress.task(f"Mixing in {one.name}"),
-            ):
-                spool, rows = Spool(file), Rows(tokens, table)
-                held = self._choose(one, stream, spool)
-                document = self._write(one, stream, spool, rows, held, document)
-            self._say(one, stream)
+        with ExitStack() as files:
+            lots = []
+            for one, share in zip(self.options.mix, shares, strict=True):
+                wanted = own * share / (1 - sum(shares))
+                stream = Mixed(one.name, wanted, share, self.digests[f"mix {one.name}"])
+                self.streams.append(stream)
+                spool = Spool(files.enter_context(TemporaryFile(dir=tokens.path)))
+                with self.progress.task(f"Holding out of {one.name}"):
+                    lots.append(self._hold_first(one, stream, spool))
+            for lot in lots:
+                with self.progress.task(f"Mixing in {lot.one.name}"):
+                    self._choose(lot)
+                    document = self._write(lot, Rows(tokens, table), document)
+                self._say(lot.one, lot.stream)
 
     def add_validation(self, tokens: TokenWriter, document: int) -> None:
         """Write what was held out of the sets behind the repository's own."""
@@ -114,40 +128,41 @@ class Mixture:
                 tokens.append(piece.ids, stream=name, document=document, loss=piece.loss)
             document += 1
 
-    def _choose(self, one: MixedSet, stream: Mixed, spool: Spool) -> int:
-        """Encode as many rows as are wanted, in an order that the seed decides.
+    def _hold_first(self, one: MixedSet, stream: Mixed, spool: Spool) -> Lot:
+        """Encode the rows that the set holds out, in an order that the seed decides.
 
-        Returns how many ranks, the first ones, are held out.
+        All sets do so before any is trained on: no near-copy of them is taken instead, in this
+        set or in another.
         """
         catalogue = self._catalogue(one, stream)
         if not len(catalogue):
             raise DatasetError(f"The set '{one.name}' ({one.path}) has no usable rows.")
-        held = self._held_ranks(stream, catalogue)
+        lot = Lot(one, stream, catalogue, spool, self._held_ranks(stream, catalogue))
+        self._encode_ranks(lot, 0, lot.held)
+        return lot
+
+    def _choose(self, lot: Lot) -> None:
+        """Encode as many further rows as are wanted."""
+        catalogue, stream, done = lot.catalogue, lot.stream, lot.held
         target = stream.wanted
         aim = (target + self._held_wanted(stream)) * _SPARE
-        # Those that are held out come first, so that no near-copy of them is taken instead.
-        self._encode_ranks(one, stream, spool, catalogue.ranks(0, held))
-        done = held
-        while (found := spool.tokens_from(held)) < target and done < len(catalogue):
+        while (found := lot.spool.tokens_from(lot.held)) < target and done < len(catalogue):
             last = max(catalogue.count_for(aim), min(done + _FEWEST, len(catalogue)))
-            self._encode_ranks(one, stream, spool, catalogue.ranks(done, last))
+            self._encode_ranks(lot, done, last)
             done = last
             aim *= min(10, max(_SPARE, target / max(found, 1)))
         refused = sum(n for why, n in stream.dropped.items() if why.startswith(_REFUSED))
         if refused > self.options.refused_at_most * done:
-            raise too_many_refused(one.name, stream.dropped, done)
-        self._seen |= catalogue.ids
-        return held
+            raise too_many_refused(stream.name, stream.dropped, done)
 
-    def _encode_ranks(
-        self, one: MixedSet, stream: Mixed, spool: Spool, chosen: Mapping[int, int]
-    ) -> None:
-        """Encode the rows `chosen` (row → rank)."""
+    def _encode_ranks(self, lot: Lot, first: int, last: int) -> None:
+        """Encode the rows of ranks first..last."""
+        chosen = lot.catalogue.ranks(first, last)  # row → rank
         if not chosen:
             return
-        for number, example in enumerate(self._unique(one, Counter())):
+        for number, example in enumerate(self._unique(lot.one, Counter())):
             if number in chosen:
-                self._encode(example, chosen[number], stream, spool)
+                self._encode(example, chosen[number], lot.stream, lot.spool)
 
     def _catalogue(self, one: MixedSet, stream: Mixed) -> Catalogue:
         catalogue = Catalogue(f"{self.options.seed} {one.name} ")
@@ -169,7 +184,7 @@ class Mixture:
         here: set[bytes] = set()
         for example in _read(one, problems):
             key = bytes.fromhex(example.id)
-            if key in self._seen or key in here:
+            if key in here or self._first_in.setdefault(key, one.name) != one.name:
                 dropped["copy"] += 1
                 continue
             here.add(key)
@@ -259,12 +274,11 @@ class Mixture:
         most = max(1, int(len(catalogue) * _HELD_ROWS))
         return min(most, catalogue.count_for(self._held_wanted(stream)))
 
-    def _write(
-        self, one: MixedSet, stream: Mixed, spool: Spool, rows: Rows, held: int, document: int
-    ) -> int:
+    def _write(self, lot: Lot, rows: Rows, document: int) -> int:
         """Write examples in the lots' order, again and again if needed; the next document."""
+        one, stream, spool = lot.one, lot.stream, lot.spool
         ranks = spool.ranks()
-        pool = ranks[self._hold_out(stream, spool, ranks, held) :]
+        pool = ranks[self._hold_out(lot, ranks) :]
         total = sum(spool.sizes[rank] for rank in pool)
         if not total:
             reasons = ", ".join(f"{why} ({n})" for why, n in stream.dropped.most_common())
@@ -286,9 +300,10 @@ class Mixture:
         stream.epochs = rows.tokens / sum(spool.sizes[rank] for rank in used)
         return document
 
-    def _hold_out(self, stream: Mixed, spool: Spool, ranks: list[int], held: int) -> int:
-        """Keep the examples of the first `held` ranks for validation; how many there are."""
-        count = bisect_left(ranks, held)
+    def _hold_out(self, lot: Lot, ranks: list[int]) -> int:
+        """Keep the examples of the held-out ranks for validation; how many there are."""
+        stream, spool = lot.stream, lot.spool
+        count = bisect_left(ranks, lot.held)
         for rank in ranks[:count]:
             self._held.append((stream.name, spool.get(rank)[1]))
             stream.held_tokens += spool.sizes[rank]

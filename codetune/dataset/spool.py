@@ -33,7 +33,6 @@ class Catalogue:
     def __init__(self, seed: str) -> None:
         self._seed = seed
         self._lots, self._sizes = array("Q"), array("Q")
-        self.ids: set[bytes] = set()
         self.tokens_per_character = 0.25
         self._order: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
 
@@ -44,7 +43,6 @@ class Catalogue:
         lot = hashlib.blake2b(self._seed.encode() + key, digest_size=8).digest()
         self._lots.append(int.from_bytes(lot))
         self._sizes.append(characters)
-        self.ids.add(key)
 
     def count_for(self, tokens: float) -> int:
         """How many rows, in the lots' order, make about so many tokens."""

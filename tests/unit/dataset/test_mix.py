@@ -212,6 +212,22 @@ def test_copies_and_near_copies_are_left_out(tmp_path: Path) -> None:
     assert made.streams[1].dropped == {"copy": 2, "near-duplicate": 1}
 
 
+def test_a_near_copy_in_an_earlier_set_takes_nothing_from_what_a_later_one_holds_out(
+    tmp_path: Path,
+) -> None:
+    two = [{"instruction": f"{n}", "output": words(Random(n), 45)} for n in range(40)]
+    near = [row | {"output": row["output"] + " and more"} for row in two]
+    mix = [
+        {"name": "one", "path": jsonl(tmp_path / "one.jsonl", rows(1, 90) + near), "share": 0.3},
+        {"name": "two", "path": jsonl(tmp_path / "two.jsonl", two), "share": 0.3},
+    ]
+    alone = Made(tmp_path / "alone", [mix[1]])
+    held = alone.texts(alone.validation)
+    made = Made(tmp_path / "out", mix)
+    assert len(held) > 1 and set(held) <= set(made.texts(made.validation))
+    assert not any(text.startswith(tuple(held)) for text in made.texts(made.store))
+
+
 def test_held_out_text_never_enters(tmp_path: Path) -> None:
     secret = code("held out")
     entries = [*rows(1, 40), {"instruction": "Write the shop.", "output": secret[:900]}]
