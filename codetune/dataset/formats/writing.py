@@ -27,20 +27,27 @@ def write_set(path: Path, examples: Iterable[Example], format: LayoutName) -> in
     The file appears when it is complete.
 
     Raises:
-        DatasetError: the suffix is not known, or an example has no such form.
+        DatasetError: the suffix is not known, an example has no such form, or the file cannot be
+            written.
     """
-    opener = _WRITERS.get(path.suffix)
-    if opener is None:
+    if path.suffix not in _WRITERS:
         raise DatasetError(f"{path} has no known suffix.", advice=f"Known: {_KNOWN}.")
     if path.exists():
         raise DatasetError(f"{path} exists already.", advice="Name a new file.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _write_rows(path, (_row(example, format) for example in examples))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _write_rows(path: Path, rows: Iterable[Row]) -> int:
     temporary = path.with_name(f".{path.name}.partial")
     count = 0
     try:
-        with opener(temporary) as write:
-            for example in examples:
-                write(_row(example, format))
+        with _WRITERS[path.suffix](temporary) as write:
+            for row in rows:
+                write(row)
                 count += 1
         temporary.rename(path)
     finally:

@@ -212,6 +212,8 @@ def test_write(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(CodetuneError, match="no stream 'sft'"):
         run("write", str(dataset), str(tmp_path / "none.jsonl"), "--stream", "sft")
     assert not (tmp_path / "none.jsonl").exists()
+    with pytest.raises(CodetuneError, match="cannot be written: File exists"):
+        run("write", str(dataset), str(out / "below.jsonl"))
 
 
 def test_what_is_no_dataset(dataset: Path, tmp_path: Path) -> None:
