@@ -35,8 +35,7 @@ class Product:
     layers: Layers
 
     def add(self, layer: int, group: str, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-        for block in self.layers[layer][group]:
-            block.add(x, result)
+        self.layers[layer][group].add(x, result)
         return result
 
 
@@ -154,7 +153,7 @@ class AdapterBank:
     def _product(self, layout: Layout, names: Sequence[str]) -> Product:
         if len(names) == 1:
             return Product(self._adapters[names[0]].layers)
-        return Product(self._arenas[layout].blocks(names))
+        return Product(self._arenas[layout].neighbours(names))
 
 
 class _Arena:
@@ -164,20 +163,26 @@ class _Arena:
         self.holders: list[str | None] = []  # by place
         self.numbers = torch.empty(0)  # [places × layout.size]
         self._pieces: list[torch.Tensor] = []  # [places, size of the matrix] each
+        self._places: list[Adapter] = []
+        self._neighbours: dict[tuple[int, int], Layers] = {}  # by first place and number
         self._layout, self._adapters = layout, adapters
 
     def bring(self, names: Sequence[str]) -> None:
         """See to it that `names` lie at the beginning, in this order."""
         if len(names) > len(self.holders):
             self._lay_out(len(names))
-        for place, name in enumerate(names):
-            if self.holders[place] != name:
-                self._trade(name, place)
+        for name in names:
+            if name not in self.holders:
+                self._take_in(name, names)
+        self._order(names)
 
-    def blocks(self, names: Sequence[str]) -> Layers:
-        """Those of neighbours."""
-        start = self.holders.index(names[0])
-        return self._layout.blocks([piece[start : start + len(names)] for piece in self._pieces])
+    def neighbours(self, names: Sequence[str]) -> Layers:
+        """The blocks of those who lie side by side."""
+        start, count = self.holders.index(names[0]), len(names)
+        if (start, count) not in self._neighbours:
+            pieces = [piece[start : start + count] for piece in self._pieces]
+            self._neighbours[start, count] = self._layout.blocks(pieces)
+        return self._neighbours[start, count]
 
     def leave(self, name: str) -> None:
         """Forget a holder. An arena that is half empty is made smaller."""
@@ -197,24 +202,43 @@ class _Arena:
         like = next(iter(self._adapters.values())).pieces[0]
         self.numbers = on_large_pages(like.new_empty(places * self._layout.size))
         self._pieces = self._layout.cut(self.numbers)
-        self.holders = [*stay, *[None] * (places - len(stay))]
+        self._places = [
+            Adapter(self._layout, [piece[place : place + 1] for piece in self._pieces])
+            for place in range(places)
+        ]
+        self._neighbours = {}
+        self.holders = [None] * places
         for place, name in enumerate(stay):
-            self._adapters[name] = self._place(place, self._adapters[name])
+            self._put(name, place)
 
-    def _place(self, place: int, adapter: Adapter) -> Adapter:
-        """Copy an adapter into a place."""
-        there = Adapter(self._layout, [piece[place : place + 1] for piece in self._pieces])
-        there.take(adapter)
-        return there
+    def _take_in(self, name: str, staying: Collection[str]) -> None:
+        """Give a parked adapter a place: a free one, or that of one not in `staying`."""
+        place = min(
+            (p for p, holder in enumerate(self.holders) if holder not in staying),
+            key=lambda p: self.holders[p] is not None,
+        )
+        if (other := self.holders[place]) is not None:
+            self._adapters[other] = self._adapters[other].copy()
+        self._put(name, place)
 
-    def _trade(self, name: str, place: int) -> None:
-        """Bring an adapter to a place; what lies there goes where that one came from."""
-        mine, other = self._adapters[name], self.holders[place]
-        if name in self.holders:
-            self.holders[self.holders.index(name)] = other
-        spare = self._adapters[other].copy() if other is not None else None
-        self._adapters[name] = self._place(place, mine)
-        self.holders[place] = name
-        if other is not None and spare is not None:
-            mine.take(spare)
-            self._adapters[other] = mine
+    def _put(self, name: str, place: int) -> None:
+        self._places[place].take(self._adapters[name])
+        self._adapters[name], self.holders[place] = self._places[place], name
+
+    def _order(self, names: Sequence[str]) -> None:
+        """Bring holders to the beginning; who lies there goes to where they came from."""
+        count, before = len(names), self.holders
+        left = [place for place in range(count, len(before)) if before[place] in names]
+        after = [*names, *before[count:]]
+        for place, holder in zip(left, (h for h in before[:count] if h not in names), strict=True):
+            after[place] = holder
+        moved = [p for p, name in enumerate(after) if name is not None and name != before[p]]
+        to = torch.tensor(moved, device=self.numbers.device)
+        source = torch.tensor([before.index(after[p]) for p in moved], device=to.device)
+        for piece in self._pieces if moved else ():
+            piece.index_copy_(0, to, piece.index_select(0, source))
+        for place in moved:
+            name = after[place]
+            assert name is not None
+            self._adapters[name] = self._places[place]
+        self.holders = after

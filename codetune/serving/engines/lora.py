@@ -129,12 +129,9 @@ def read_adapter(folder: Path, shape: Shape, dtype: torch.dtype, device: torch.d
     tensors = _read(folder / WEIGHTS)
     for number, layer in enumerate(adapter.layers):
         for group, modules in GROUPS.items():
-            matrices = [
-                (into, back)
-                for block in layer[group]
-                for into, back in zip(torch.split(block.into[0], rank, 1), block.back, strict=True)
-            ]
-            for name, (into, back) in zip(modules, matrices, strict=True):
+            block = layer[group]
+            intos = torch.split(block.into[0], rank, 1)
+            for name, into, back in zip(modules, intos, block.backs, strict=True):
                 key = f"base_model.model.model.layers.{number}.{name}"
                 if (down := tensors.get(f"{key}.lora_A.weight")) is not None:
                     into[:, : len(down)] = down.T

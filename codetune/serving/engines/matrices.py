@@ -1,27 +1,32 @@
 """An adapter's matrices in memory, and what they add to a layer's products.
 
-Projections that share an input are one product in the decoder, a group. Those of a group that
-also have one width (keys and values; gate and up) are one block here: an adapter's part of it
-takes two products, however many adapters lie side by side.
+Projections that share an input are one product in the decoder, a group, and one block here: an
+adapter's part of it takes two products, however many adapters lie side by side.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 import torch
 
 
 @dataclass(frozen=True)
 class Block:
-    """Projections of one input and one width, of one adapter or of neighbours in memory."""
+    """The projections of one group, of one adapter or of neighbours in memory.
+
+    Their results are cut into pieces of one width, so that each piece of each adapter is one
+    product of a batch, be the projections as wide as each other (gate and up) or not (queries
+    are wider than keys where heads share them).
+    """
 
     into: torch.Tensor  # [adapters, in, projections × rank]
-    back: torch.Tensor  # [adapters × projections, rank, width]
-    columns: slice | None  # where their results stand among those of their group; None: all
+    back: torch.Tensor  # [adapters × pieces, rank, width of a piece]
+    outs: list[int]  # widths of the projections
+    owners: torch.Tensor | None  # [pieces]: the projection of each; None: it is the piece's number
 
     def add(self, x: torch.Tensor, result: torch.Tensor) -> None:
         """Add to `result` [rows, outs] what the adapters make of `x` [rows, in].
@@ -34,37 +39,42 @@ class Block:
             self._add_each(x, result)
 
     @cached_property
-    def _alone(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        return self.into[0], self.back.unbind()
+    def backs(self) -> tuple[torch.Tensor, ...]:
+        """One adapter's second matrices by projection: [rank, out] each."""
+        whole = self.back.transpose(1, 2).flatten(0, 1)
+        return tuple(matrix.T for matrix in torch.split(whole, self.outs))
 
     def _add_one(self, x: torch.Tensor, result: torch.Tensor) -> None:
-        into, backs = self._alone
-        narrow = x @ into
-        own = result if self.columns is None else result[:, self.columns]
-        if len(backs) == 1:
-            own.addmm_(narrow, backs[0])
+        narrow = x @ self.into[0]
+        if len(self.backs) == 1:
+            result.addmm_(narrow, self.backs[0])
             return
-        outs, parts = own.chunk(len(backs), 1), narrow.chunk(len(backs), 1)
-        for out, part, back in zip(outs, parts, backs, strict=True):
+        parts = narrow.chunk(len(self.backs), 1)
+        for out, part, back in zip(
+            torch.split(result, self.outs, 1), parts, self.backs, strict=True
+        ):
             out.addmm_(part, back)
 
     def _add_each(self, x: torch.Tensor, result: torch.Tensor) -> None:
         adapters, products = len(self.into), len(self.back)
+        pieces = products // adapters
         narrow = torch.bmm(x.view(adapters, -1, x.shape[1]), self.into)
-        rows, projections = narrow.shape[1], products // adapters
-        if rows > 1 and projections > 1:
-            narrow = narrow.view(adapters, rows, projections, -1).transpose(1, 2)
+        rows = narrow.shape[1]
+        if self.owners is not None:
+            by_projection = narrow.view(adapters, rows, len(self.outs), -1)
+            narrow = by_projection.index_select(2, self.owners)
+        if rows > 1 and pieces > 1:
+            narrow = narrow.view(adapters, rows, pieces, -1).transpose(1, 2)
         narrow = narrow.reshape(products, rows, -1)
-        if self.columns is None and (rows == 1 or projections == 1):
+        if rows == 1 or pieces == 1:
             result.view(products, rows, -1).baddbmm_(narrow, self.back)
             return
         # Into columns of a wider result, torch would go adapter by adapter.
-        wide = torch.bmm(narrow, self.back).view(adapters, projections, rows, -1).transpose(1, 2)
-        own = result if self.columns is None else result[:, self.columns]
-        own.view(wide.shape).add_(wide)
+        wide = torch.bmm(narrow, self.back).view(adapters, pieces, rows, -1).transpose(1, 2)
+        result.view(wide.shape).add_(wide)
 
 
-Layers = list[dict[str, list[Block]]]  # by layer, by group
+Layers = list[dict[str, Block]]  # by layer, by group
 
 
 @dataclass(frozen=True)
@@ -90,16 +100,20 @@ class Layout:
         """The blocks of neighbours, from their pieces: [adapters, size of the matrix] each."""
         left = iter(pieces)
 
-        def block(width: int, columns: slice | None, outs: Sequence[int]) -> Block:
+        def block(width: int, outs: tuple[int, ...]) -> Block:
             into, back = next(left), next(left)
+            piece = math.gcd(*outs)
+            numbers = [number for number, out in enumerate(outs) for _ in range(out // piece)]
             return Block(
                 into.view(len(into), width, len(outs) * self.rank),
-                back.view(len(back) * len(outs), self.rank, outs[0]),
-                columns,
+                # A product of one row reads a matrix faster whose short side lies innermost.
+                back.view(len(back) * len(numbers), piece, self.rank).transpose(1, 2),
+                list(outs),
+                torch.tensor(numbers, device=back.device) if len(numbers) > len(outs) else None,
             )
 
         return [
-            {name: [block(width, *run) for run in _runs(outs)] for name, width, outs in self.groups}
+            {name: block(width, outs) for name, width, outs in self.groups}
             for _ in range(self.layers)
         ]
 
@@ -109,20 +123,8 @@ class Layout:
         return [
             size
             for _, width, outs in self.groups
-            for _, run in _runs(outs)
-            for size in (width * len(run) * self.rank, sum(run) * self.rank)
+            for size in (width * len(outs) * self.rank, sum(outs) * self.rank)
         ] * self.layers
-
-
-def _runs(outs: Sequence[int]) -> list[tuple[slice | None, list[int]]]:
-    """Neighbours of one width, and the columns that are theirs; None: all."""
-    runs = [list(run) for _, run in groupby(outs)]
-    ends = [sum(map(sum, runs[: number + 1])) for number in range(len(runs))]
-    whole = len(runs) == 1
-    return [
-        (None if whole else slice(end - sum(run), end), run)
-        for run, end in zip(runs, ends, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
