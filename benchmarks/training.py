@@ -15,7 +15,8 @@ of its own environment.
 Rates count real tokens (no padding) over the time in training steps without the first three;
 memory is the process's highest resident size from the first step on, with libraries and model in
 it. The loss curves are laid over each other in `training-<method>.png`. With the default number
-of tokens all of it takes about half an hour on two quiet cores, nearly all of it the peers'.
+of tokens all of it takes about a quarter of an hour on two quiet cores, nearly all of it the
+peers'.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ SIDES = {  # name, colour of its curve
 }
 OVER_TRL, OVER_ALL = 2.0, 3.0  # times TRL at its fastest, everybody as they come
 SHARE = 0.2  # of the machine's own bf16 rate
-TRIAL_STEPS = 3  # after the warm ones, to find a peer's best batch
+TRIAL_STEPS = 2  # after the warm ones, to find a peer's best batch
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few steps only")
-    parser.add_argument("--tokens", type=int, default=100_000, help="trained on by each side")
+    parser.add_argument("--tokens", type=int, default=65_536, help="trained on by each side")
     parser.add_argument("--methods", nargs="*", default=["lora", "full"])
     parser.add_argument("--turns", type=int, default=1, help="more runs of what sets a ratio")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
@@ -107,10 +108,11 @@ def rows_of(
 
     if side == "codetune" or not arguments.batches:
         return [once(EXAMPLES, arguments.tokens)]
+    rows = [once(EXAMPLES, arguments.tokens)]
     trial = EXAMPLES * ROW * (WARM_STEPS + TRIAL_STEPS)
-    sizes = dict.fromkeys([EXAMPLES, *arguments.batches])
-    quickest = max((once(batch, trial) for batch in sizes), key=rate)["batch"]
-    return [once(batch, arguments.tokens) for batch in dict.fromkeys([EXAMPLES, quickest])]
+    sizes = [size for size in arguments.batches if size != EXAMPLES]
+    quickest = max([*rows, *(once(size, trial) for size in sizes)], key=rate)["batch"]
+    return rows if quickest == EXAMPLES else [*rows, once(quickest, arguments.tokens)]
 
 
 def measure_again(rows: list[dict[str, Any]], dataset: Path, arguments: argparse.Namespace) -> None:
