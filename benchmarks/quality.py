@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "+ repository header": ("dataset.replay_share=0",),
     "+ replay (the default)": (),
     "default, full instead of LoRA": ("training.method=full",),
+    "default, replay learned as text": ("training.distillation=0",),
     "default, gaps weigh 1": ("training.gap_weight=1",),
     "default, rank 4": ("training.rank=4",),
     "default, rank 16": ("training.rank=16",),

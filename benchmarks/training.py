@@ -184,6 +184,7 @@ def with_codetune(method: str, dataset: Path, tokens: int, folder: Path) -> dict
         validation_tokens=0,
         checkpoint_seconds=1e9,
         gap_weight=1,  # as the others: the curves are of the same loss
+        distillation=0,
     )
     artifact = train(open_artifact(dataset), resolve_base("nano"), options, folder, Progress())
     lines = read_metrics(artifact / "metrics.jsonl")

@@ -108,7 +108,11 @@ def lost(config: Mapping[str, Any], tool: str) -> list[str]:
     if dataset["mix"]:
         found.append("dataset.mix: add these sets yourself")
     if dataset["replay_share"] > 0:
-        found.append("dataset.replay_share: general code must come with the data")
+        found.append(
+            "dataset.replay_share: general code is a stream of its own, replay: add it to the data"
+        )
+        if training["distillation"] > 0:
+            found.append("training.distillation: general code is learned as any other text")
     if training["forgetting_limit"] is not None:
         found.append("training.forgetting_limit: the weights stay where training leaves them")
     return found

@@ -16,7 +16,9 @@ _FORMATS = ["text", "messages", "alpaca", "sharegpt", "prompt-completion"]
 @click.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--stream", default="ntp", show_default=True, help="ntp, sft, or a set's name.")
+@click.option(
+    "--stream", default="ntp", show_default=True, help="ntp, fim, sft, replay, or a set's name."
+)
 @click.option("--format", "layout", type=click.Choice(_FORMATS), default="text", show_default=True,
               help="The fields of a row; text for ntp, another one for conversations.")  # fmt: skip
 def write(dataset: Path, file: Path, stream: str, layout: LayoutName) -> None:

@@ -40,7 +40,7 @@ from codetune.records import Document, Repository
 from codetune.tables import read_rows
 from codetune.workers import Workers
 
-VERSION = 8  # raised when the same inputs give other files
+VERSION = 9  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
 _PACKED = 4  # bytes of text in a byte of documents.parquet, about
 
@@ -303,7 +303,7 @@ class _Build:
     @property
     def _packing(self) -> tuple[Path, Mapping[str, Recipe]]:
         """The arguments of `PackingParts`."""
-        general = replace(self.recipe, commit=None)
+        general = replace(self.recipe, commit=None, replayed=True)
         return self.base, {"code": self.recipe, "replay": general, "validation": self.recipe}
 
     def _batches(self, parts: Split, purged: Purged) -> Iterator[tuple[str, list[Document]]]:

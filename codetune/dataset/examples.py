@@ -254,7 +254,7 @@ class _FileExamples:
             return
         row = {
             "id": number,
-            "stream": stream,
+            "stream": "replay" if self.recipe.replayed else stream,
             "repo": document.repo,
             "commit": self.recipe.commit,
             "path": document.path,

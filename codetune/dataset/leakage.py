@@ -15,7 +15,7 @@ from codetune.dataset.instruct.diffs import unmarked
 from codetune.dataset.split import Candidate
 from codetune.dataset.windows import Windows, WindowSet, telling_windows
 from codetune.models.prompts import Renderer
-from codetune.models.tokens import Ids, TokenStore
+from codetune.models.tokens import CODE_STREAMS, Ids, TokenStore
 from codetune.progress import Progress
 from codetune.records import Document
 from codetune.similarity import NearDuplicates, fingerprint, stored_signature
@@ -215,19 +215,20 @@ def decoded(store: TokenStore, renderer: Renderer, first: int, last: int) -> Ite
     Examples of other streams (conversations, sets mixed in) are texts of their own.
     """
     streams, documents = store.streams[first:last].tolist(), store.documents[first:last].tolist()
-    names, file = store.stream_names, None
+    names, gaps, file = store.stream_names, store.gaps[first:last].tolist(), None
     pieces: list[bytes] = []
-    for ids, stream, document in zip(store.run(first, last), streams, documents, strict=True):
+    rows = zip(store.run(first, last), streams, gaps, documents, strict=True)
+    for ids, stream, gap, document in rows:
         if pieces and document != file:
             yield b"".join(pieces)
             pieces = []
         file = document
-        if names[stream] == "ntp":
-            pieces.append(_piece(ids, renderer))
-        elif names[stream] == "fim":
+        if names[stream] not in CODE_STREAMS:
+            yield unmarked(renderer.decode_bytes(ids).decode("utf-8", "replace")).encode()
+        elif gap or names[stream] == "fim":
             yield _fim_text(ids, renderer)
         else:
-            yield unmarked(renderer.decode_bytes(ids).decode("utf-8", "replace")).encode()
+            pieces.append(_piece(ids, renderer))
     if pieces:
         yield b"".join(pieces)
 

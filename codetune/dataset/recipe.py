@@ -38,6 +38,7 @@ class Recipe:
     code: bool = True  # whether the files' text is trained on: next-token or FIM examples
     template: TemplateName = "auto"  # of conversations
     dropped: tuple[str, ...] = ()  # ids of examples that a review dropped
+    replayed: bool = False  # general code, whose examples are a stream of their own
 
 
 def resolve(

@@ -13,7 +13,7 @@ matrix products (on a CPU, eight times the softmax).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -56,6 +56,48 @@ def linear_cross_entropy(
         hidden, weight, labels, row_weights, divisor, chunk, kernel
     )
     return loss
+
+
+def linear_distillation(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    taught: torch.Tensor,
+    *,
+    row_weights: torch.Tensor | None = None,
+    divisor: float | torch.Tensor | None = None,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of `softmax(hidden @ weight.T)` under a teacher's, chunk by chunk.
+
+    The teacher's probabilities are `softmax(taught @ weight.T)` (Hinton et al., 2015,
+    arXiv:1503.02531, at temperature 1). The least value, where both say the same, is the
+    teacher's own entropy.
+
+    Args:
+        hidden, weight, row_weights, divisor, chunk: as for `linear_cross_entropy`; by default
+            the divisor is the number of rows, or the sum of their weights.
+        taught: (rows, width), the teacher's hidden states. They and `weight`, as far as it is
+            the teacher's, carry no gradient.
+    """
+    if divisor is None:
+        divisor = float(len(hidden)) if row_weights is None else row_weights.sum()
+    if chunk is None:
+        chunk = max(_LEAST_ROWS, _CHUNK_LOGITS // weight.shape[0])
+    kernel = partial(_distillation_gradient, weight.detach())
+    loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, taught, row_weights, divisor, chunk, kernel
+    )
+    return loss
+
+
+def _distillation_gradient(
+    weight: torch.Tensor, logits: torch.Tensor, taught: torch.Tensor, out: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_gradient_of_logits`, by a teacher's hidden states; `out` is room for the gradient."""
+    target = torch.softmax(torch.mm(taught, weight.T).float(), dim=-1)
+    logs = torch.log_softmax(logits.float(), dim=-1)
+    each = -torch.linalg.vecdot(target, logs)
+    return each, out.copy_(logs.exp_().sub_(target))
 
 
 def _softmax_gradient(

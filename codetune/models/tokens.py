@@ -20,6 +20,7 @@ from codetune.artifacts import write_json
 from codetune.errors import ArtifactError
 
 STREAMS = ("ntp", "fim", "sft", "replay")  # the numbers in the index's column `stream`
+CODE_STREAMS = ("ntp", "fim", "replay")  # those of files' text, replayed ones of both kinds
 
 MASKED = np.uint32(1 << 31)  # set in `loss_from`: the tokens with loss stand in loss.bin
 

@@ -49,6 +49,8 @@ def _forward_of(layer: Any) -> Any:
     base = layer.base_layer
 
     def forward(x: Tensor) -> Tensor:
+        if layer.disable_adapters:
+            return F.linear(x, base.weight, base.bias)
         out: Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]
             x, base.weight, base.bias, down.weight, up.weight, scale
         )

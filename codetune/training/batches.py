@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codetune.models.tokens import TokenStore
+from codetune.models.tokens import STREAMS, Flags, TokenStore
 from codetune.training.attention import Layout, layout_of
 from codetune.training.packing import micro_batches, pack
 
@@ -22,6 +21,7 @@ class Batch:
 
     Position ids restart with each document. `places` (N,) are the positions whose next token
     carries loss, `labels` (N,) that token, `weights` (N,) its weight, or None where all are 1.
+    `replayed` says which documents are replayed general code; None: none is.
     """
 
     input_ids: Tensor  # (1, T)
@@ -30,15 +30,16 @@ class Batch:
     labels: Tensor
     weights: Tensor | None
     layout: Layout
+    replayed: Flags | None = None  # [documents]
 
     @property
     def tokens(self) -> int:
         """Real tokens: there are no others."""
         return int(self.input_ids.shape[1])
 
-    def unweighted(self) -> Batch:
-        """The same batch with every weight at 1."""
-        return self if self.weights is None else replace(self, weights=None)
+    def plain(self) -> Batch:
+        """The same batch with every weight at 1, and no document told from the others."""
+        return replace(self, weights=None, replayed=None)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -51,16 +52,44 @@ class Batch:
             self.labels.to(device),
             None if self.weights is None else self.weights.to(device),
             layout_of(self.layout.lengths, device),
+            self.replayed,
         )
 
+    def of(self, documents: Flags) -> tuple[Batch, Tensor]:
+        """The batch of these documents, a flag each, and which of `places` (N,) are theirs."""
+        device = self.input_ids.device
+        lengths = self.layout.lengths
+        within = torch.from_numpy(np.repeat(documents, lengths)).to(device)
+        theirs = within[self.places]
+        chosen = [length for length, flag in zip(lengths, documents, strict=True) if flag]
+        replayed = None if self.replayed is None else self.replayed[documents]
+        batch = Batch(
+            input_ids=self.input_ids[:, within],
+            position_ids=self.position_ids[:, within],
+            places=(within.cumsum(0) - 1)[self.places[theirs]],
+            labels=self.labels[theirs],
+            weights=None if self.weights is None else self.weights[theirs],
+            layout=layout_of(chosen, device),
+            replayed=replayed if replayed is not None and replayed.any() else None,
+        )
+        return batch, theirs
 
-def make_batch(store: TokenStore, documents: Sequence[int], *, gap_weight: float = 1.0) -> Batch:
+
+def make_batch(
+    store: TokenStore,
+    documents: Sequence[int],
+    *,
+    gap_weight: float = 1.0,
+    replay_weight: float | None = None,
+) -> Batch:
     """The batch of these examples of the store, in this order.
 
     What fills a gap, and the token that ends it, weighs `gap_weight` times as much as the rest.
+    Every token of replayed code weighs `replay_weight`; None: as the other examples' tokens.
     """
     ids, positions, places, weights = [], [], [], []
-    start, weighed, gaps = 0, store.weights, store.gaps
+    start, weighed, gaps, streams = 0, store.weights, store.gaps, store.streams
+    replayed, replay = [], STREAMS.index("replay")
     for document in documents:
         tokens, loss = store[document][0], store.loss(document)
         length = len(tokens)
@@ -69,8 +98,11 @@ def make_batch(store: TokenStore, documents: Sequence[int], *, gap_weight: float
         # Token t is predicted at t - 1; nothing predicts a document's first token.
         predicting = np.flatnonzero(loss[1:])
         places.append(predicting + start)
+        replayed.append(bool(streams[document] == replay))
         weight = np.full(len(predicting), weighed[document], dtype=np.float32)
-        if gap_weight != 1 and gaps[document]:
+        if replayed[-1] and replay_weight is not None:
+            weight *= replay_weight
+        elif gap_weight != 1 and gaps[document]:
             weight[predicting + 1 >= gaps[document]] *= gap_weight
         weights.append(weight)
         start += length
@@ -82,6 +114,7 @@ def make_batch(store: TokenStore, documents: Sequence[int], *, gap_weight: float
         labels=torch.from_numpy(flat[where + 1]),
         weights=None if bool((weighs == 1).all()) else torch.from_numpy(weighs),
         layout=layout_of([len(part) for part in ids]),
+        replayed=np.array(replayed) if any(replayed) else None,
     )
 
 
@@ -92,26 +125,12 @@ def split(batch: Batch, pieces: int) -> list[Batch]:
     # The document that a piece's share of the tokens ends in is its last one.
     shares = np.arange(1, pieces) * (int(ends[-1]) / pieces)
     cuts = [0, *(np.searchsorted(ends, shares) + 1).tolist(), len(lengths)]
-    found = []
-    for first, last in pairwise(cuts):
-        if last > first:
-            found.append(_part(batch, first, min(last, len(lengths)), ends))
-    return found
-
-
-def _part(batch: Batch, first: int, last: int, ends: npt.NDArray[np.integer]) -> Batch:
-    start, end = int(ends[first - 1]) if first else 0, int(ends[last - 1])
-    low, high = torch.searchsorted(
-        batch.places, torch.tensor([start, end], device=batch.places.device)
-    ).tolist()
-    return Batch(
-        input_ids=batch.input_ids[:, start:end],
-        position_ids=batch.position_ids[:, start:end],
-        places=batch.places[low:high] - start,
-        labels=batch.labels[low:high],
-        weights=None if batch.weights is None else batch.weights[low:high],
-        layout=layout_of(batch.layout.lengths[first:last], batch.input_ids.device),
-    )
+    numbers = np.arange(len(lengths))
+    return [
+        batch.of((numbers >= first) & (numbers < last))[0]
+        for first, last in pairwise(cuts)
+        if last > first
+    ]
 
 
 @dataclass
@@ -127,6 +146,7 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
     rows_per_batch: int
     seed: int
     gap_weight: float = 1.0
+    replay_weight: float | None = None
     rows: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +164,9 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
 
     def batch_of(self, documents: Sequence[int]) -> Batch:
         """These documents as they are trained on."""
-        return make_batch(self.store, documents, gap_weight=self.gap_weight)
+        return make_batch(
+            self.store, documents, gap_weight=self.gap_weight, replay_weight=self.replay_weight
+        )
 
     def __len__(self) -> int:
         return len(self._batches)

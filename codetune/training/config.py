@@ -45,6 +45,14 @@ class TrainingOptions(Options):
         "fill-in-the-middle example; every other token weighs 1. They are few (about 2 %), and "
         "without weight tuning makes the end of a gap less sure. Validation is not weighted.",
     )
+    distillation: float = option(
+        3.0,
+        ge=0,
+        le=100,
+        description="How much replayed general code weighs, of which an adapter learns what the "
+        "base itself says of each token instead of the token: less is forgotten for the same "
+        "gain. 0: it is learned as any other text, as with method full.",
+    )
     warmup: float = option(
         0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )

@@ -1,4 +1,10 @@
-"""The loss of a batch: cross-entropy of the tokens that carry loss, without all logits."""
+"""The loss of a batch: cross-entropy of the tokens that carry loss, without all logits.
+
+Of replayed general code an adapter can learn what the base itself says of it instead of what
+stands there (distillation): what is not to change is the base's predictions, and each of them
+tells far more than the one token that came. The base needs no memory of its own: it is the
+model with its adapters switched off.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codetune.models.architecture import sliding_window
-from codetune.models.linear_loss import linear_cross_entropy
+from codetune.models.linear_loss import linear_cross_entropy, linear_distillation
 from codetune.training import attention
 from codetune.training.batches import Batch
 from codetune.training.norms import quicken_norms
@@ -27,6 +33,7 @@ class Objective(Protocol):
     model: nn.Module  # PEFT's around the base's, or the base itself
     causal: Any  # the language model inside
     vocabulary: int  # token ids that the model knows
+    base_teaches: bool  # replayed documents are learned from the base, not from their text
 
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
         """Weighted cross-entropy in nats, summed, over `divisor` (default: the batch's mass)."""
@@ -46,11 +53,12 @@ class CausalObjective:
 
     `fused` and `way` say which fast paths are in use; the self-check turns one off when an
     architecture does something between hidden states and logits, or in its attention, that
-    the path does not know.
+    the path does not know. `base_teaches`: replayed documents are learned from the base.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, base_teaches: bool = False) -> None:
         wrapped: Any = model
+        self.base_teaches = base_teaches and hasattr(model, "disable_adapter")
         causal: Any = model if not hasattr(model, "get_base_model") else wrapped.get_base_model()
         self.model, self.causal = model, causal
         self.decoder: nn.Module = causal.get_decoder()
@@ -83,20 +91,16 @@ class CausalObjective:
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
         """Weighted cross-entropy in nats, summed, over `divisor` (default: the batch's mass)."""
         divisor = divisor if divisor is not None else max(1.0, self.mass(batch))
-        if self.fused:
-            chosen = self.hidden(batch).index_select(0, batch.places)
-            return linear_cross_entropy(
-                chosen,
-                self.head.weight,
-                batch.labels,
-                row_weights=batch.weights,
-                divisor=divisor,
-            )
-        chosen = self.logits(batch).index_select(0, batch.places).float()
-        each = F.cross_entropy(chosen, batch.labels, reduction="none")
-        if batch.weights is not None:
-            each = each * batch.weights
-        return each.sum() / divisor
+        run, losses = (self.hidden, self._fused) if self.fused else (self.logits, self._plain)
+        if batch.replayed is None or not self.base_teaches:
+            chosen = run(batch).index_select(0, batch.places)
+            return losses(chosen, batch.labels, batch.weights) / divisor
+        replayed, theirs = batch.of(batch.replayed)
+        taught = self._by_base(run, replayed)
+        chosen, own = run(batch).index_select(0, batch.places), ~theirs
+        weights = None if batch.weights is None else batch.weights[own]
+        total = losses(chosen[own], batch.labels[own], weights)
+        return (total + losses(chosen[theirs], taught, replayed.weights)) / divisor
 
     def mass(self, batch: Batch) -> float:
         """The sum of the weights of the labels that carry loss: their number, if all are 1."""
@@ -111,7 +115,31 @@ class CausalObjective:
     @torch.no_grad()
     def summed(self, batch: Batch) -> tuple[float, int]:
         """The unweighted summed loss in nats, and the number of labels."""
-        return float(self.loss(batch.unweighted(), divisor=1.0)), len(batch.labels)
+        return float(self.loss(batch.plain(), divisor=1.0)), len(batch.labels)
+
+    def _fused(self, hidden: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        """The summed loss of hidden states, by labels or by the base's hidden states."""
+        loss = linear_distillation if target.is_floating_point() else linear_cross_entropy
+        return loss(hidden, self.head.weight, target, row_weights=weights, divisor=1.0)
+
+    def _plain(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        """The summed loss of logits, by labels or by the base's logits."""
+        if target.is_floating_point():
+            target = target.float().softmax(-1)
+        each = F.cross_entropy(logits.float(), target, reduction="none")
+        return (each if weights is None else each * weights).sum()
+
+    @torch.no_grad()
+    def _by_base(self, run: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """What the base makes of the places that carry loss."""
+        model: Any = self.model
+        training = model.training
+        model.eval()
+        try:
+            with model.disable_adapter():
+                return run(batch).index_select(0, batch.places)
+        finally:
+            model.train(training)
 
     def _run(self, module: Any, batch: Batch, of: Callable[[Any], Tensor]) -> Tensor:
         if self.way == "padded":
@@ -140,11 +168,11 @@ class CausalObjective:
         return torch.cat(rows).index_select(0, torch.argsort(torch.cat(order)))
 
 
-def make_objective(model: nn.Module) -> Objective:
-    """The objective for this kind of model."""
+def make_objective(model: nn.Module, *, base_teaches: bool = False) -> Objective:
+    """The objective for this kind of model; `base_teaches` as for `CausalObjective`."""
     from codetune.training.pairs import PairObjective
 
     whole: Any = model
     if whole.config.is_encoder_decoder:
         return PairObjective(model)
-    return CausalObjective(model)
+    return CausalObjective(model, base_teaches=base_teaches)

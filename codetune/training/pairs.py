@@ -37,6 +37,8 @@ class Pairs:
 class PairObjective:
     """Runs an encoder-decoder model; documents are rows of their own."""
 
+    base_teaches = False
+
     def __init__(self, model: nn.Module) -> None:
         wrapped: Any = model
         self.model = model
@@ -78,7 +80,7 @@ class PairObjective:
     @torch.no_grad()
     def summed(self, batch: Batch) -> tuple[float, int]:
         """The unweighted summed loss in nats, and the number of labels."""
-        batch = batch.unweighted()
+        batch = batch.plain()
         return float(self.loss(batch, divisor=1.0)), _count(self.pairs(batch))
 
     def pairs(self, batch: Batch) -> Pairs:

@@ -199,6 +199,7 @@ def test_what_the_other_tool_does_not_do_is_named() -> None:
         "dataset.use_sft",
         "dataset.mix",
         "dataset.replay_share",
+        "training.distillation",
         "training.forgetting_limit",
     ]
     assert lost({"use_fim": False, "replay_share": 0}, {"forgetting_limit": None}) == []

@@ -39,6 +39,12 @@ def test_replay_holds_its_share_and_is_counted_apart(tmp_path: Path, cleaned: Ar
     streams = with_replay.summary["tokens_by_stream"]
     assert sum(streams.values()) == with_replay.summary["tokens"]
     assert len(TokenStore.open(with_replay / "tokens")) > len(TokenStore.open(without / "tokens"))
+    examples = pq.read_table(with_replay / "examples.parquet", columns=["stream"])
+    store = TokenStore.open(with_replay / "tokens")
+    names = [store.stream_names[n] for n in store.streams]
+    assert names == examples["stream"].to_pylist()
+    sizes = sum(int(store.lengths[n]) for n, name in enumerate(names) if name == "replay")
+    assert sizes == streams["replay"] > 0
     repos = set(pq.read_table(with_replay / "examples.parquet")["repo"].to_pylist())
     assert len(repos) > 1
     assert with_replay.summary["leaked"] == 0

@@ -176,7 +176,7 @@ def test_gradients_equal_one_document_at_a_time(architecture: str) -> None:
     packed = make_batch(store, documents, gap_weight=GAP_WEIGHT)
     assert packed.weights is not None
     divisor = objective.mass(packed)
-    assert divisor > objective.mass(packed.unweighted()) > 0
+    assert divisor > objective.mass(packed.plain()) > 0
     got = torch.autograd.grad(objective.loss(packed), weights)  # over the mass, if not told
     wanted = [torch.zeros_like(weight) for weight in weights]
     for document in documents:
@@ -187,9 +187,9 @@ def test_gradients_equal_one_document_at_a_time(architecture: str) -> None:
     assert scale > 1e-3
     for ours, theirs in zip(got, wanted, strict=True):
         assert float((ours - theirs).abs().max()) <= 1e-5 * max(1.0, scale)
-    plain = objective.summed(packed.unweighted())
+    plain = objective.summed(packed.plain())
     assert objective.summed(packed) == plain  # validation knows no weights
-    assert plain[1] == objective.mass(packed.unweighted())
+    assert plain[1] == objective.mass(packed.plain())
 
 
 def plain_loss(objective: Any, store: TokenStore, document: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from codetune.models import linear_loss
-from codetune.models.linear_loss import IGNORE, linear_cross_entropy
+from codetune.models.linear_loss import IGNORE, linear_cross_entropy, linear_distillation
 
 
 def made(rows: int, dtype: torch.dtype, *, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,3 +101,28 @@ def test_the_divisor_scales_loss_and_gradients() -> None:
         strict=True,
     ):
         torch.testing.assert_close(one / 4, other)
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_distillation_is_the_cross_entropy_under_the_teachers_probabilities(
+    chunk: int | None,
+) -> None:
+    hidden, weight, _ = made(64, torch.float32)
+    weight = weight.detach()
+    taught, row_weights = torch.randn(64, 24), torch.rand(64) * 4
+    wide = hidden.detach().double().requires_grad_()
+    target = (taught.double() @ weight.double().T).softmax(-1)
+    each = F.cross_entropy(wide @ weight.double().T, target, reduction="none")
+    expected = (each * row_weights).sum() / row_weights.sum()
+    loss = linear_distillation(hidden, weight, taught, row_weights=row_weights, chunk=chunk)
+    assert abs(loss.item() - expected.item()) < 1e-5
+    (found,) = torch.autograd.grad(loss, hidden)
+    assert distance(found, torch.autograd.grad(expected, wide)[0]) < 1e-5
+
+
+def test_who_says_what_the_teacher_says_has_nothing_to_learn() -> None:
+    hidden, weight, _ = made(64, torch.bfloat16)
+    loss = linear_distillation(hidden, weight.detach(), hidden.detach())
+    (found,) = torch.autograd.grad(loss, hidden)
+    # Two softmaxes of the same logits, in float32 and in bf16.
+    assert found.float().norm() < 1e-3 * weight.detach().float().norm()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -37,6 +39,10 @@ def test_outputs_and_gradients_equal_pefts(base: BaseModel) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(gradients, wanted_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    switched: Any = model
+    with switched.disable_adapter():
+        plain = load_model(base.path, dtype=torch.float32)(ids).logits
+        torch.testing.assert_close(model(ids).logits, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dropout", [0.1])
