@@ -7,6 +7,8 @@ matrix product itself (`addmm`), forwards and backwards. The weights stay PEFT's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +29,26 @@ def speed_up(model: nn.Module) -> int:
             layer.forward = _forward_of(layer)
             changed += 1
     return changed
+
+
+@contextmanager
+def set_aside(model: nn.Module, name: str = "default") -> Iterator[None]:
+    """While it lasts, a PEFT model computes without its adapter `name`, and with those below it.
+
+    PEFT's own `disable_adapter` leaves out all of them, and trains all of them from then on.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    before = [(layer, layer._active_adapter, layer._disable_adapters) for layer in layers]
+    for layer in layers:
+        below = [other for other in layer.active_adapters if other != name]
+        layer._active_adapter, layer._disable_adapters = below, not below
+    try:
+        yield
+    finally:
+        for layer, active, disabled in before:
+            layer._active_adapter, layer._disable_adapters = active, disabled
 
 
 def _is_plain(layer: Any) -> bool:

@@ -3,7 +3,7 @@
 Of replayed general code an adapter can learn what the base itself says of it instead of what
 stands there (distillation): what is not to change is the base's predictions, and each of them
 tells far more than the one token that came. The base needs no memory of its own: it is the
-model with its adapters switched off.
+model with the adapter set aside (those below it are part of the base).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from codetune.models.architecture import sliding_window
 from codetune.models.linear_loss import linear_cross_entropy, linear_distillation
 from codetune.training import attention
+from codetune.training.adapters import set_aside
 from codetune.training.batches import Batch
 from codetune.training.norms import quicken_norms
 
@@ -58,8 +59,9 @@ class CausalObjective:
 
     def __init__(self, model: nn.Module, *, base_teaches: bool = False) -> None:
         wrapped: Any = model
-        self.base_teaches = base_teaches and hasattr(model, "disable_adapter")
-        causal: Any = model if not hasattr(model, "get_base_model") else wrapped.get_base_model()
+        adapted = hasattr(model, "get_base_model")
+        causal: Any = wrapped.get_base_model() if adapted else model
+        self.base_teaches = base_teaches and adapted
         self.model, self.causal = model, causal
         self.decoder: nn.Module = causal.get_decoder()
         self.head: Any = causal.get_output_embeddings()
@@ -132,14 +134,13 @@ class CausalObjective:
     @torch.no_grad()
     def _by_base(self, run: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         """What the base makes of the places that carry loss."""
-        model: Any = self.model
-        training = model.training
-        model.eval()
+        training = self.model.training
+        self.model.eval()
         try:
-            with model.disable_adapter():
+            with set_aside(self.model):
                 return run(batch).index_select(0, batch.places)
         finally:
-            model.train(training)
+            self.model.train(training)
 
     def _run(self, module: Any, batch: Batch, of: Callable[[Any], Tensor]) -> Tensor:
         if self.way == "padded":
