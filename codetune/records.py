@@ -81,7 +81,7 @@ class Example:
     """The one canonical training example; exactly one of text, fim, messages is set."""
 
     id: str
-    stream: str  # "ntp" | "fim" | later: "sft", "replay", …
+    stream: str  # "ntp" | "fim" | "sft" | "replay" | a set's name
     source: Provenance
     text: str | None = None
     fim: Fim | None = None

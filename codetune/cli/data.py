@@ -324,7 +324,7 @@ def _conversations(base: str, template: str, window: int | None) -> Conversation
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--review", "file", type=click.Path(path_type=Path), default="review.jsonl",
               show_default=True, help="Where decisions are kept.")  # fmt: skip
-@click.option("--stream", help="Only this stream: ntp, fim, sft, or a set's name.")
+@click.option("--stream", help="Only this stream: ntp, fim, sft, replay, or a set's name.")
 @click.option("--sample", type=click.IntRange(1), default=100, show_default=True,
               help="Examples to look at, drawn by lot.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the lot.")

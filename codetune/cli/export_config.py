@@ -24,7 +24,7 @@ _ENTRY = '"train": {"file_name": "train.jsonl", "columns": {"prompt": "text"}}'
     help="A codetune.yaml; without it the defaults.",
 )
 @click.option("--base", help="The base that the other tool tunes.")
-@click.option("--data", help=f"The data it trains on, as it names them.  [{_FILE}]")
+@click.option("--data", help=f"The data it trains on, as it names them; when not given, {_FILE}.")
 @click.option("--output", type=click.Path(path_type=Path), help="A file; default: printed.")
 @click.option(
     "--set",

@@ -17,7 +17,7 @@ from codetune.dataset.review import EDIT_THE_SET, Decision
 from codetune.dataset.table import read_examples
 from codetune.errors import DatasetError
 from codetune.models.prompts import Ids, Renderer
-from codetune.models.tokens import TokenStore
+from codetune.models.tokens import CODE_STREAMS, TokenStore
 from codetune.records import Example
 
 
@@ -193,9 +193,9 @@ def check_edits(decisions: Sequence[Decision], dataset: Path) -> None:
             continue
         given = "messages" if edit.text is None else "text"
         where = f"{edit.where}, field '{given}'"
-        if example.stream in ("ntp", "fim"):
+        if example.stream in CODE_STREAMS:
             raise DatasetError(
-                f"{where}: {edit.id} is a part of the repository's file {example.source.path}, "
+                f"{where}: {edit.id} is a part of the file {example.source.path}, "
                 "which cannot be edited here.",
                 advice="Change the file in the repository, or give the verdict keep or drop.",
             )

@@ -119,6 +119,7 @@ class Mixture:
                 with self.progress.task(f"Mixing in {lot.one.name}"):
                     self._choose(lot)
                     document = self._write(lot, Rows(tokens, table), document)
+                lot.spool.close()
                 self._say(lot.one, lot.stream)
 
     def add_validation(self, tokens: TokenWriter, document: int) -> None:

@@ -82,6 +82,10 @@ class Spool:
         """The examples' ranks in order."""
         return sorted(self._places)
 
+    def close(self) -> None:
+        """Give the room on the disk back."""
+        self._file.close()
+
     def get(self, rank: int) -> tuple[Example, list[Piece]]:
         self._file.seek(self._places[rank])
         found: tuple[Example, list[Piece]] = pickle.load(self._file)  # noqa: S301 - our own file

@@ -158,8 +158,13 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
         self._batches = micro_batches(self.rows, self.rows_per_batch, self.seed, epoch)
 
     def longest(self) -> Batch:
-        """The micro-batch with most tokens, for the memory probe."""
+        """The micro-batch with most tokens, for the memory probe.
+
+        What the base teaches counts twice: it is computed twice.
+        """
         lengths = self.store.lengths
+        if self.replay_weight is not None:
+            lengths = lengths * (1 + (self.store.streams == STREAMS.index("replay")))
         return self.batch_of(max(self._batches, key=lambda batch: int(lengths[batch].sum())))
 
     def batch_of(self, documents: Sequence[int]) -> Batch:

@@ -32,13 +32,13 @@ def write_set(path: Path, examples: Iterable[Example], format: LayoutName) -> in
     """
     if path.suffix not in _WRITERS:
         raise DatasetError(f"{path} has no known suffix.", advice=f"Known: {_KNOWN}.")
-    if path.exists():
-        raise DatasetError(f"{path} exists already.", advice="Name a new file.")
     try:
+        if path.exists():
+            raise DatasetError(f"{path} exists already.", advice="Name a new file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         return _write_rows(path, (_row(example, format) for example in examples))
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error.strerror}.") from error
+        raise DatasetError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _write_rows(path: Path, rows: Iterable[Row]) -> int:

@@ -59,6 +59,7 @@ class Arrangement:
     mix: Mix | None
 
 
+_KEPT_NEIGHBOURS = 64  # stretches of an arena whose blocks are not made anew
 _NOTHING: tuple[tuple[str | None, ...], Arrangement] = ((), Arrangement((), None))
 
 
@@ -117,6 +118,7 @@ class AdapterBank:
                 mix = None if key[0] is None else Product(self._adapters[key[0]].layers)
                 return Arrangement(range(len(key)), mix)
             if key != self._last[0]:
+                self._last = _NOTHING  # adapters move: without an end, the old one is not good
                 self._last = (key, self._arranged(key))
             return self._last[1]
 
@@ -180,6 +182,8 @@ class _Arena:
         """The blocks of those who lie side by side."""
         start, count = self.holders.index(names[0]), len(names)
         if (start, count) not in self._neighbours:
+            if len(self._neighbours) == _KEPT_NEIGHBOURS:
+                self._neighbours.clear()
             pieces = [piece[start : start + count] for piece in self._pieces]
             self._neighbours[start, count] = self._layout.blocks(pieces)
         return self._neighbours[start, count]
@@ -235,8 +239,11 @@ class _Arena:
         moved = [p for p, name in enumerate(after) if name is not None and name != before[p]]
         to = torch.tensor(moved, device=self.numbers.device)
         source = torch.tensor([before.index(after[p]) for p in moved], device=to.device)
+        # All room is taken before anything moves: memory that runs out leaves all where it was.
+        room = self.numbers.new_empty(len(moved) * max(p.shape[1] for p in self._pieces))
         for piece in self._pieces if moved else ():
-            piece.index_copy_(0, to, piece.index_select(0, source))
+            there = room[: len(moved) * piece.shape[1]].view(len(moved), -1)
+            piece.index_copy_(0, to, torch.index_select(piece, 0, source, out=there))
         for place in moved:
             name = after[place]
             assert name is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 
@@ -103,13 +103,13 @@ class Layout:
         def block(width: int, outs: tuple[int, ...]) -> Block:
             into, back = next(left), next(left)
             piece = math.gcd(*outs)
-            numbers = [number for number, out in enumerate(outs) for _ in range(out // piece)]
+            count = sum(outs) // piece
             return Block(
                 into.view(len(into), width, len(outs) * self.rank),
                 # A product of one row reads a matrix faster whose short side lies innermost.
-                back.view(len(back) * len(numbers), piece, self.rank).transpose(1, 2),
+                back.view(len(back) * count, piece, self.rank).transpose(1, 2),
                 list(outs),
-                torch.tensor(numbers, device=back.device) if len(numbers) > len(outs) else None,
+                _owners(outs, back.device) if count > len(outs) else None,
             )
 
         return [
@@ -125,6 +125,14 @@ class Layout:
             for _, width, outs in self.groups
             for size in (width * len(outs) * self.rank, sum(outs) * self.rank)
         ] * self.layers
+
+
+@cache
+def _owners(outs: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """The projection of each piece of its group's results."""
+    piece = math.gcd(*outs)
+    numbers = [number for number, out in enumerate(outs) for _ in range(out // piece)]
+    return torch.tensor(numbers, device=device)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"instruction": f"What is {n}?", "output": f"It is {n}."} for n in range(60)]
     mix = [{"name": "chats", "path": lines(folder / "a.jsonl", *rows), "share": 0.05}]
     documents = [document(f"shop/part{n}.py", code(n)) for n in range(20)]
-    return built(folder, documents, mix=mix).path
+    return built(folder, documents, mix=mix, replay_share=0.3).path
 
 
 def test_review_by_file(dataset: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_review_by_file(dataset: Path, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("stream", ["ntp", "fim"])
+@pytest.mark.parametrize("stream", ["ntp", "fim", "replay"])
 def test_the_repository_s_text_is_not_edited(dataset: Path, stream: str, tmp_path: Path) -> None:
     out, file = tmp_path / "sample.jsonl", tmp_path / "review.jsonl"
     arguments = (str(dataset), "--review", str(file))
@@ -212,8 +212,20 @@ def test_write(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(CodetuneError, match="no stream 'sft'"):
         run("write", str(dataset), str(tmp_path / "none.jsonl"), "--stream", "sft")
     assert not (tmp_path / "none.jsonl").exists()
+    general = tmp_path / "general.jsonl"
+    said = run("write", str(dataset), str(general), "--stream", "replay").output
+    replayed = [
+        one for one in read_examples(dataset / "examples.parquet") if one.stream == "replay"
+    ]
+    whole = [{"text": one.text} for one in replayed if one.fim is None]
+    assert [json.loads(line) for line in general.read_text().splitlines()] == whole != []
+    assert f"{len(replayed) - len(whole)} fill-in-the-middle examples have no form" in said
+    with pytest.raises(CodetuneError, match="has no form that other tools read"):
+        run("write", str(dataset), str(tmp_path / "none.jsonl"), "--stream", "fim")
     with pytest.raises(CodetuneError, match="cannot be written: File exists"):
         run("write", str(dataset), str(out / "below.jsonl"))
+    with pytest.raises(CodetuneError, match="cannot be written: File name too long"):
+        run("write", str(dataset), str(tmp_path / ("x" * 300 + ".jsonl")))
 
 
 def test_what_is_no_dataset(dataset: Path, tmp_path: Path) -> None:

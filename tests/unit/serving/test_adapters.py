@@ -131,6 +131,29 @@ def test_users_who_come_and_go_keep_the_order_of_their_rows(bank: AdapterBank) -
         assert list(bank.arrange(names).order) == list(range(len(names)))
 
 
+def test_memory_that_runs_out_while_adapters_move_moves_none(
+    bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether room is taken at once or piece by piece, of which the third finds none."""
+    select, calls = torch.Tensor.index_select, itertools.count(1)
+
+    def full(*_: object) -> torch.Tensor:
+        raise MemoryError
+
+    def third_is_full(tensor: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+        return full() if next(calls) > 2 else select(tensor, dim, index)
+
+    same = [f"a{n}" for n, rank in enumerate(BANK_RANKS) if rank == 8]
+    check(bank, same)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", full)
+        patch.setattr(torch.Tensor, "index_select", third_is_full)
+        with pytest.raises(MemoryError):
+            bank.arrange(same[::-1])
+    check(bank, same)
+    check(bank, same[::-1])
+
+
 def test_an_adapter_lies_in_memory_once(bank: AdapterBank) -> None:
     same = [f"a{n}" for n, rank in enumerate(BANK_RANKS) if rank == 8][:4]
     before = bank.bytes
