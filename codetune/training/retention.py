@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from codetune.training.passes import Passes
 
 _BYTES = 96 * 1024  # of general code that is read each time
-_HALVINGS = 5  # the share is found to a thirty-second
+_HALVINGS = 7  # the share is found to a 128th
 
 
 @dataclass(frozen=True)
