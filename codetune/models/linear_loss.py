@@ -51,7 +51,7 @@ def linear_cross_entropy(
     """
     kernel = _fused_softmax_gradient() if compiled else _softmax_gradient
     if chunk is None:
-        chunk = 1024 if compiled else max(_LEAST_ROWS, _CHUNK_LOGITS // weight.shape[0])
+        chunk = 1024 if compiled else _rows_in_cache(weight)
     loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, labels, row_weights, divisor, chunk, kernel
     )
@@ -81,13 +81,17 @@ def linear_distillation(
     """
     if divisor is None:
         divisor = float(len(hidden)) if row_weights is None else row_weights.sum()
-    if chunk is None:
-        chunk = max(_LEAST_ROWS, _CHUNK_LOGITS // weight.shape[0])
+    chunk = chunk or _rows_in_cache(weight)
     kernel = partial(_distillation_gradient, weight.detach())
     loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, taught, row_weights, divisor, chunk, kernel
     )
     return loss
+
+
+def _rows_in_cache(weight: torch.Tensor) -> int:
+    """How many rows' logits stay within a CPU's cache."""
+    return max(_LEAST_ROWS, _CHUNK_LOGITS // weight.shape[0])
 
 
 def _distillation_gradient(
