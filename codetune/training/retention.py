@@ -1,32 +1,37 @@
 """How much of the change is kept, so that general code is not forgotten.
 
-Between the base's weights and the tuned ones lies a straight line of models. Along it the loss on
-the team's code falls fastest near the base, while that on general code rises slowly at first:
-most of the gain costs little of what was known (WiSE-FT, arXiv 2109.01903). So after training
-the weights go back along that line until general code costs at most a given share more than with
-the base. For LoRA the line is exact: scaling B scales the adapter.
+From the base's weights to the tuned ones leads a way of models. Along it the loss on the team's
+code falls fastest near the base, while that on general code rises slowly at first: most of the
+gain costs little of what was known (WiSE-FT, arXiv 2109.01903). So after training the weights go
+back along the way until general code costs at most a given share more than with the base.
 
-The general code is a part of the replay set that nothing trains on, and that is not in the set
-on which the scorecard measures forgetting.
+The way is no straight line: what a layer's change does to inputs that are general code's more
+than the team's is taken back first (`moments`). Weights that are no matrix of a layer, and those
+of layers too wide for that, go straight.
+
+The general code that is measured is a part of the replay set that nothing trains on, and that is
+not in the set on which the scorecard measures forgetting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codetune.models.load import BaseModel
-from codetune.models.nano.general import kept_apart
+from codetune.models.nano.general import kept_apart, replay_rows
 from codetune.models.prompts import Renderer
-from codetune.models.tokens import TokenStore, TokenWriter
+from codetune.models.tokens import STREAMS, TokenStore, TokenWriter
 from codetune.training.batches import Batch, make_batch
 from codetune.training.methods import METHODS, load_base, load_weights, trained
+from codetune.training.moments import Moments, affordable, second_moments
 from codetune.training.objective import CausalObjective, Objective
 from codetune.training.packing import pack
 
@@ -36,12 +41,14 @@ if TYPE_CHECKING:
     from codetune.training.passes import Passes
 
 _BYTES = 96 * 1024  # of general code that is read each time
-_HALVINGS = 7  # the share is found to a 128th
+_SAMPLE = 1 << 15  # tokens of the team's code that show how the way bends
+_SAMPLE_BYTES = 3 * _SAMPLE  # of general code, likewise
+_HALVINGS = 7  # the share is found to a 128th; as many again where that is too much
 
 
 @dataclass(frozen=True)
 class Retention:
-    """The share of the change that is kept, and mean losses on general code in nats per token."""
+    """How far the way is gone (1: to its end), and mean losses on general code in nats a token."""
 
     share: float
     base: float
@@ -51,6 +58,7 @@ class Retention:
 
 def retain(
     passes: Passes,
+    store: TokenStore,
     base: BaseModel,
     options: TrainingOptions,
     weights: Mapping[str, Tensor] | None,
@@ -59,44 +67,65 @@ def retain(
     window: int,
     tokens: int,
 ) -> Retention | None:
-    """Leave the model at the largest share of the change that `forgetting_limit` allows.
+    """Leave the model as far on the way to the tuned weights as `forgetting_limit` allows.
 
-    `weights` are the float32 ones by the names of `trained`, or None for those in the model.
+    `store` is what was trained on; `weights` are the float32 ones by the names of `trained`, or
+    None for those in the model. `tokens` is the size of a pass, `window` that of an example.
     None where there is no limit, and where this cannot be done: for an encoder-decoder, which
-    general code says little about, and for DoRA, whose row lengths bend the line.
-    `tokens` is the size of a pass, `window` that of an example.
+    general code says little about, and for DoRA, whose row lengths bend any way.
     """
     objective = passes.objective
     if options.forgetting_limit is None or METHODS[options.method].dora:
         return None
     if not isinstance(objective, CausalObjective):
         return None
-    line = _Line(objective, base, options, weights)
-    batches = list(_general(base, objective.vocabulary, window, tokens))
+    way = _Way(objective, base, options, weights)
+    renderer = Renderer.from_folder(base.path)
+    size, vocabulary = max(tokens, window), objective.vocabulary
+    apart = list(_general(renderer, vocabulary, kept_apart(_BYTES), window, size))
     objective.model.eval()
-    device = passes.optimizer_device
-    with progress.task("Weighing what is forgotten", total=_HALVINGS + 2, unit="looks") as task:
+
+    def read(batches: Iterable[Batch]) -> tuple[float, int]:
+        sums = [passes.summed(batch.to(passes.optimizer_device)) for batch in batches]
+        return sum(total for total, _ in sums), sum(count for _, count in sums)
+
+    with progress.task("Weighing what is forgotten", total=_HALVINGS + 3, unit="looks") as task:
 
         def loss_at(share: float) -> float:
-            line.move(share)
-            sums = [passes.summed(batch.to(device)) for batch in batches]
+            way.move(share)
+            total, count = read(apart)
             task.advance(1)
-            return sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
+            return total / max(1, count)
 
-        found = _largest(loss_at, options.forgetting_limit)
-    line.move(found.share)
+        def bend() -> None:
+            rows = replay_rows(_SAMPLE_BYTES)
+            way.bend(
+                lambda: read(_sample(store, options.seed, size)),
+                lambda: read(_general(renderer, vocabulary, rows, window, size)),
+            )
+            task.advance(1)
+
+        found = _farthest(loss_at, bend, options.forgetting_limit)
+    way.move(found.share)
     objective.model.train()
     return found
 
 
-def _largest(loss_at: Callable[[float], float], limit: float) -> Retention:
-    """The largest share whose loss is within the limit, by halving."""
+def _farthest(
+    loss_at: Callable[[float], float], bend: Callable[[], None], limit: float
+) -> Retention:
+    """The farthest place on the way whose loss is within the limit, by halving.
+
+    `bend` finds the way between its ends, which is not needed where all can be kept.
+    """
     base, tuned = loss_at(0.0), loss_at(1.0)
     most = base * (1 + limit)
     if tuned <= most:
         return Retention(1.0, base, tuned, tuned)
-    low, high, kept = 0.0, 1.0, base
-    for _ in range(_HALVINGS):
+    bend()
+    low, high, kept, halvings = 0.0, 1.0, base, 0
+    while halvings < (2 if low == 0 else 1) * _HALVINGS:
+        halvings += 1
         middle = (low + high) / 2
         loss = loss_at(middle)
         if loss <= most:
@@ -106,8 +135,8 @@ def _largest(loss_at: Callable[[float], float], limit: float) -> Retention:
     return Retention(low, base, tuned, kept)
 
 
-class _Line:
-    """The models between the base and the tuned one."""
+class _Way:
+    """The models between the base and the tuned one: a straight line until `bend` was called."""
 
     def __init__(
         self,
@@ -117,9 +146,11 @@ class _Line:
         weights: Mapping[str, Tensor] | None,
     ) -> None:
         self._model = objective.model
+        self._adapter = METHODS[options.method].adapter
+        self._moments: dict[str, Moments] = {}
         here = dict(trained(self._model))
         self._ends = {name: (weights or here)[name].detach().float().clone() for name in here}
-        if METHODS[options.method].adapter:
+        if self._adapter:
             # An adapter starts with B at zero. A stays: moving both would bend the line.
             moving = {name for name in here if "lora_B" in name}
             self._starts = {name: torch.zeros_like(self._ends[name]) for name in moving}
@@ -132,22 +163,68 @@ class _Line:
                 if name in here
             }
 
+    def bend(self, own: Callable[[], object], general: Callable[[], object]) -> None:
+        """Let layers' changes act on the inputs of what `own` reads more than of `general`'s.
+
+        The one is read with the tuned model, the other with the base.
+        """
+        layers = affordable(self._layers())
+        self.move(1.0)
+        ours = second_moments(layers, own)
+        self.move(0.0)
+        theirs = second_moments(layers, general)
+        for layer in ours.keys() & theirs.keys():
+            moments = Moments(ours[layer], theirs[layer])
+            if self._adapter:  # A bends, and B stays: the rank is the same
+                down, up = (f"{layer}.lora_{side}.default.weight" for side in "AB")
+                self._starts[down] = torch.zeros_like(self._ends[down])
+                del self._starts[up]
+                self._moments[down] = moments
+            else:
+                self._moments[f"{layer}.weight"] = moments
+
+    def _layers(self) -> dict[str, nn.Module]:
+        """Layers with a matrix of their own that is trained, or that an adapter changes."""
+        matrix = ".lora_A.default.weight" if self._adapter else ".weight"
+        return {
+            name: layer
+            for name, layer in self._model.named_modules()
+            if name + matrix in self._ends and (self._adapter or isinstance(layer, nn.Linear))
+        }
+
     def move(self, share: float) -> None:
         """Put the model at `share` of the way: 0 is the base, 1 is tuned."""
         weights = dict(self._ends)
-        for name, start in self._starts.items():
-            weights[name] = self._ends[name] if share == 1 else start.lerp(weights[name], share)
+        for name, start in self._starts.items() if share < 1 else ():
+            if name in self._moments:
+                weights[name] = start + self._moments[name].bend(weights[name] - start, share)
+            else:
+                weights[name] = start.lerp(weights[name], share)
         load_weights(self._model, weights)
 
 
-def _general(base: BaseModel, vocabulary: int, window: int, tokens: int) -> Iterator[Batch]:
-    """The general code kept apart, as next-token examples of at most `window` tokens."""
-    renderer = Renderer.from_folder(base.path)
+def _general(
+    renderer: Renderer,
+    vocabulary: int,
+    rows: Sequence[Mapping[str, str]],
+    window: int,
+    tokens: int,
+) -> Iterator[Batch]:
+    """These files of general code, as next-token examples of at most `window` tokens."""
     with TemporaryDirectory() as folder:
         with TokenWriter(Path(folder), vocabulary) as writer:
-            for number, row in enumerate(kept_apart(_BYTES)):
+            for number, row in enumerate(rows):
                 ids = renderer.ntp(row["text"], repo=row["repo"], path=row["path"], ends_file=True)
                 writer.append(ids[:window], stream="replay", document=number)
         store = TokenStore.open(Path(folder))
-        for row_of in pack(store.lengths, max(tokens, window)):
+        for row_of in pack(store.lengths, tokens):
             yield make_batch(store, row_of)
+
+
+def _sample(store: TokenStore, seed: int, tokens: int) -> Iterator[Batch]:
+    """Some of the examples in the store that are not replayed, `tokens` in a batch."""
+    own = np.flatnonzero(store.streams != STREAMS.index("replay"))
+    drawn = np.random.default_rng(seed).permutation(own)
+    drawn = drawn[: 1 + int(np.searchsorted(store.lengths[drawn].cumsum(), _SAMPLE))]
+    for row in pack(store.lengths[drawn], tokens):
+        yield make_batch(store, drawn[row].tolist())

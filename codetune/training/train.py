@@ -281,6 +281,7 @@ class _Run:
         plan = parts.plan
         kept = retain(
             parts.passes,
+            parts.data.store,
             self.base,
             self.options,
             weights,
@@ -293,8 +294,9 @@ class _Run:
         log.info("%s", kept)
         if kept.share < 1:
             self.progress.say(
-                f"General code cost {kept.trained / kept.base - 1:+.1%}: {kept.share:.0%} of the "
-                f"change is kept, which costs {kept.kept / kept.base - 1:+.1%}."
+                f"General code cost {kept.trained / kept.base - 1:+.1%}: the weights stop at "
+                f"{kept.share:.0%} of the way from the base, where it costs "
+                f"{kept.kept / kept.base - 1:+.1%}."
             )
         return asdict(kept)
 

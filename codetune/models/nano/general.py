@@ -47,14 +47,19 @@ def replay_digest() -> str:
     return hashlib.sha256((FOLDER / REPLAY_FILE).read_bytes()).hexdigest()
 
 
-def replay_rows() -> list[dict[str, str]]:
-    """The replay set's files that training may see."""
-    return [row for row in read_general(FOLDER / REPLAY_FILE) if not _is_apart(row)]
+def replay_rows(limit: int | None = None) -> list[dict[str, str]]:
+    """The replay set's files that training may see, or about `limit` bytes of them."""
+    rows = [row for row in read_general(FOLDER / REPLAY_FILE) if not _is_apart(row)]
+    return rows if limit is None else _some(rows, limit)
 
 
 def kept_apart(limit: int) -> list[dict[str, str]]:
     """About `limit` bytes of the files that training never sees: they measure what it forgets."""
-    rows = [row for row in read_general(FOLDER / REPLAY_FILE) if _is_apart(row)]
+    return _some([row for row in read_general(FOLDER / REPLAY_FILE) if _is_apart(row)], limit)
+
+
+def _some(rows: list[dict[str, str]], limit: int) -> list[dict[str, str]]:
+    """Whole files of about `limit` bytes, always the same."""
     chosen: list[dict[str, str]] = []
     for row in sorted(rows, key=_lot):
         if limit <= 0:

@@ -25,6 +25,8 @@ LIMIT = 0.01
 def base(monkeypatch: pytest.MonkeyPatch) -> BaseModel:
     """nano: a base that knows something that it can forget."""
     monkeypatch.setattr(retention, "_BYTES", 4096)
+    monkeypatch.setattr(retention, "_SAMPLE", 2048)
+    monkeypatch.setattr(retention, "_SAMPLE_BYTES", 8192)
     return resolve_base("nano")
 
 
@@ -50,16 +52,38 @@ def test_what_is_kept_is_within_the_limit(
     assert found["trained"] > found["base"] * (1 + LIMIT)
     assert found["base"] != found["kept"] <= found["base"] * (1 + LIMIT)
     assert 0 < found["share"] < 1
-    # What is saved is what was measured: so far, and no further, from the base.
+    # A layer's change bends: no share of the whole is what is kept of it. The rest goes straight.
     free = weights(tuned(dataset, base, tmp_path, method=method, forgetting_limit=None))
     start = load_file(base.path / "model.safetensors")
+    bent = 0
     for name, weight in weights(run).items():
-        if "lora_A" in name:
+        if "lora_B" in name:
             assert torch.equal(weight, free[name])
             continue
         origin = torch.zeros_like(weight) if method == "lora" else start[name]
-        moved = origin.float().lerp(free[name].float(), found["share"])
-        assert torch.allclose(weight.float(), moved, rtol=1e-2, atol=1e-4), name
+        change, kept = ((w - origin).float() for w in (free[name], weight))
+        if "proj" in name:
+            along = torch.cosine_similarity(change.flatten(), kept.flatten(), 0)
+            assert 0 < along < 0.999, name
+            bent += 1
+        else:
+            moved = origin.float().lerp(free[name].float(), found["share"])
+            assert torch.allclose(weight.float(), moved, rtol=1e-2, atol=1e-4), name
+    assert bent > 20
+
+
+def test_layers_too_wide_for_it_go_straight(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "affordable", lambda layers: {})
+    run = tuned(dataset, base, tmp_path, forgetting_limit=LIMIT)
+    free = weights(tuned(dataset, base, tmp_path, forgetting_limit=None))
+    share = run.summary["retention"]["share"]
+    assert 0 < share < 1
+    for name, weight in weights(run).items():
+        whole = free[name].float()
+        kept = whole if "lora_A" in name else share * whole
+        assert torch.allclose(weight.float(), kept, rtol=1e-2, atol=1e-4), name
 
 
 def test_within_the_limit_nothing_is_taken_back(
