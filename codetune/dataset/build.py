@@ -40,7 +40,7 @@ from codetune.records import Document, Repository
 from codetune.tables import read_rows
 from codetune.workers import Workers
 
-VERSION = 9  # raised when the same inputs give other files
+VERSION = 10  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
 _PACKED = 4  # bytes of text in a byte of documents.parquet, about
 

@@ -9,8 +9,8 @@ The way is no straight line: what a layer's change does to inputs that are gener
 than the team's is taken back first (`moments`). Weights that are no matrix of a layer, and those
 of layers too wide for that, go straight.
 
-The general code that is measured is a part of the replay set that nothing trains on, and that is
-not in the set on which the scorecard measures forgetting.
+The general code that is measured is of packages in the replay set that nothing trains on, and
+that are not in the set on which the scorecard measures forgetting either.
 """
 
 from __future__ import annotations

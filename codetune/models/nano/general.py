@@ -32,7 +32,8 @@ _LONGEST_LICENCE = 13_000
 EVALUATION_FILE = "evaluation.jsonl.gz"
 REPLAY_FILE = "replay.jsonl.gz"
 FOLDER = Path(__file__).parent / "general"
-_APART = 16  # one in so many of the replay set's files is never trained on
+_APART = 0.1  # of the replay set is never trained on: whole packages, as forgetting is
+# measured on other packages than those that are replayed
 
 
 def read_general(path: Path) -> Iterator[dict[str, str]]:
@@ -49,19 +50,38 @@ def replay_digest() -> str:
 
 def replay_rows(limit: int | None = None) -> list[dict[str, str]]:
     """The replay set's files that training may see, or about `limit` bytes of them."""
-    rows = [row for row in read_general(FOLDER / REPLAY_FILE) if not _is_apart(row)]
+    rows, _ = _divided()
     return rows if limit is None else _some(rows, limit)
 
 
 def kept_apart(limit: int) -> list[dict[str, str]]:
-    """About `limit` bytes of the files that training never sees: they measure what it forgets."""
-    return _some([row for row in read_general(FOLDER / REPLAY_FILE) if _is_apart(row)], limit)
+    """About `limit` bytes of the files that training never sees: they measure what it forgets.
+
+    They are of other packages: code of one that is replayed is forgotten last.
+    """
+    return _some(_divided()[1], limit)
+
+
+def _divided() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The replay set's files that training may see, and those of the packages kept apart."""
+    rows = list(read_general(FOLDER / REPLAY_FILE))
+    room = _APART * sum(len(row["text"]) for row in rows)
+    apart = set()
+    for repo in sorted({row["repo"] for row in rows}, key=_digest):
+        if room <= 0:
+            break
+        apart.add(repo)
+        room -= sum(len(row["text"]) for row in rows if row["repo"] == repo)
+    return (
+        [row for row in rows if row["repo"] not in apart],
+        [row for row in rows if row["repo"] in apart],
+    )
 
 
 def _some(rows: list[dict[str, str]], limit: int) -> list[dict[str, str]]:
     """Whole files of about `limit` bytes, always the same."""
     chosen: list[dict[str, str]] = []
-    for row in sorted(rows, key=_lot):
+    for row in sorted(rows, key=lambda row: _digest(f"{row['repo']}\n{row['path']}")):
         if limit <= 0:
             break
         chosen.append(row)
@@ -69,12 +89,8 @@ def _some(rows: list[dict[str, str]], limit: int) -> list[dict[str, str]]:
     return chosen
 
 
-def _is_apart(row: dict[str, str]) -> bool:
-    return _lot(row)[0] % _APART == 0
-
-
-def _lot(row: dict[str, str]) -> bytes:
-    return hashlib.sha256(f"{row['repo']}\n{row['path']}".encode()).digest()
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
 
 
 def write_general(
