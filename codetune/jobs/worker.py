@@ -31,6 +31,8 @@ from codetune.jobs.tidying import forget_ended
 from codetune.jobs.tokens import with_token
 from codetune.store.database import Database
 
+SPINS = "1000"  # rounds that a job's thread waits for the others before it leaves the core
+_WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # the user's own choice of that
 POLL = 0.5  # seconds between two looks for new jobs and cancelled ones
 _TIDY = 3600.0  # seconds between two looks for what is to be forgotten
 _log = logging.getLogger(__name__)
@@ -240,8 +242,13 @@ def devices(slot: int, slots: int, environment: Mapping[str, str]) -> dict[str, 
 
     The GPU's number is one of those that the worker may see. Set OMP_NUM_THREADS, and jobs
     keep it: sums depend on the number of threads in their last bits.
+
+    Threads that compute together wait for the last of them, GNU OpenMP's on the core for a
+    millisecond or so. Alone that is fastest; beside another program that computes, here the server
+    or another slot's job, each waits for a thread that the other's waiting keeps off the core
+    (`benchmarks/side_by_side.py`). So jobs wait shortly.
     """
-    chosen: dict[str, str] = {}
+    chosen = {} if _WAITING & set(environment) else {"GOMP_SPINCOUNT": SPINS}
     seen = gpus(environment)
     if seen:
         chosen["CUDA_VISIBLE_DEVICES"] = seen[slot % len(seen)]

@@ -338,7 +338,9 @@ def test_slots_share_gpus_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     gpus = {"CUDA_VISIBLE_DEVICES": "2,5"}
     assert [devices(slot, 2, gpus)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["2", "5"]
-    assert devices(0, 4, {"CUDA_VISIBLE_DEVICES": ""}) == {"OMP_NUM_THREADS": "2"}
+    shared = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"}
+    assert devices(0, 4, {"CUDA_VISIBLE_DEVICES": ""}) == shared
+    assert "GOMP_SPINCOUNT" not in devices(0, 4, {"OMP_WAIT_POLICY": "passive"})
     assert "OMP_NUM_THREADS" not in devices(0, 4, {"OMP_NUM_THREADS": "3"})
 
 
