@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from codetune.errors import ExportError
 from codetune.export.source import Source
 from codetune.models.load import load_adapter, load_model
-from codetune.models.quantised import quiet_bitsandbytes
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +32,7 @@ def load_tuned(source: Source) -> nn.Module:
     model = load_model(source.whole, dtype=torch.float32, device="cpu")
     if not source.is_adapter:
         return model
-    with quiet_bitsandbytes():  # which PEFT imports
-        return load_adapter(model, source.folder, base=source.base)
+    return load_adapter(model, source.folder, base=source.base)
 
 
 def merged(model: nn.Module) -> nn.Module:

@@ -264,7 +264,8 @@ def load_adapter(
         UnsafeModelError: it is a pickle, or names Python classes to import.
     """
     check_adapter(path, base=base)
-    import peft
+    with quiet_bitsandbytes():
+        import peft
 
     try:
         if isinstance(model, peft.PeftModel):

@@ -27,23 +27,13 @@ EXTRA = "quant"
 def bitsandbytes_for(feature: str) -> Any:
     """The bitsandbytes module.
 
-    On CPUs with bf16 its import asks the package `kernels`, where that is installed, to fetch
-    compiled code from the hub: it must not find it, for nothing here may call out unasked.
-
     Raises:
         MissingExtraError: bitsandbytes is not installed; the message holds the pip line.
     """
     if "bitsandbytes" not in sys.modules and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtraError(feature, EXTRA)
-    hidden = "kernels" not in sys.modules
-    if hidden:
-        sys.modules["kernels"] = None  # type: ignore[assignment]
-    try:
-        with quiet_bitsandbytes():
-            return importlib.import_module("bitsandbytes")
-    finally:
-        if hidden:
-            del sys.modules["kernels"]
+    with quiet_bitsandbytes():
+        return importlib.import_module("bitsandbytes")
 
 
 def quantisation(bits: Bits, dtype: torch.dtype) -> Any:
@@ -98,13 +88,23 @@ def rows_alone(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet_bitsandbytes() -> Iterator[None]:
-    """No advice about kernels and casts, once a layer: nothing of it can be acted on."""
+    """No advice about kernels and casts, once a layer: nothing of it can be acted on.
+
+    On CPUs with bf16 its import, which is PEFT's, too, asks the package `kernels`, where that is
+    installed, to fetch compiled code from the hub: within the block it does not find it, for
+    nothing here may call out unasked.
+    """
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    hidden = "kernels" not in sys.modules
+    if hidden:
+        sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
+        if hidden:
+            sys.modules.pop("kernels", None)
         logger.setLevel(level)
 
 

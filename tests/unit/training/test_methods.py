@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +102,32 @@ def test_bitsandbytes_is_not_led_to_the_hub() -> None:
     """Its import would load compiled code through `kernels` if it found that package."""
     bitsandbytes_for("the test")
     assert sys.modules.get("kernels", "absent") == "absent"
+
+
+def test_peft_does_not_lead_bitsandbytes_to_the_hub(base: BaseModel, tmp_path: Path) -> None:
+    """PEFT imports it, and does so where nobody asks for a quantised base."""
+    peft = pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    adapter = peft.get_peft_model(
+        load_model(base.path), peft.LoraConfig(r=2, task_type="CAUSAL_LM")
+    )
+    adapter.save_pretrained(tmp_path / "adapter")
+    asked = tmp_path / "asked"
+    (tmp_path / "kernels.py").write_text(f"open({str(asked)!r}, 'w')\n")
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from codetune.models.load import load_adapter, load_model\n"
+        "load_adapter(load_model(Path(sys.argv[1])), Path(sys.argv[2]))\n"
+        "assert 'bitsandbytes' in sys.modules and 'kernels' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(base.path), str(tmp_path / "adapter")],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, asked.exists()) == (0, "", False)
 
 
 @pytest.mark.parametrize("rslora", [True, False])
