@@ -79,6 +79,9 @@ def save_weights(model: nn.Module, dtype: torch.dtype, folder: Path) -> None:
     whole.config.dtype = dtype
     with _without_bars():
         whole.save_pretrained(folder, max_shard_size="5GB")
+    mode = (folder / "config.json").stat().st_mode
+    for shard in folder.glob("*.safetensors"):
+        shard.chmod(mode)  # safetensors writes it for the owner alone: who loads it may be another
 
 
 @contextmanager

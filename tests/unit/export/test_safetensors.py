@@ -66,6 +66,8 @@ def test_the_folder_holds_everything_and_nothing_else(folder: Exported) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+    modes = {path.stat().st_mode for path in made.folder.iterdir()}
+    assert len(modes) == 1, "who may read one file may read all"
     assert json.loads((made.folder / "tokenizer_config.json").read_text())["fim_order"] == (
         "spm-marked"
     )
