@@ -53,6 +53,10 @@ class Registry:
         """
         return read_models(self.root)[0]
 
+    def changed(self) -> int:
+        """When a version last came or went, in nanoseconds; 0 where there has been none."""
+        return self.root.stat().st_mtime_ns if self.root.is_dir() else 0
+
     def problems(self) -> Mapping[str, CodetuneError]:
         """What is wrong with the models that `list` leaves out, by the name to remove them by."""
         return read_models(self.root)[1]

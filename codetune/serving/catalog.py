@@ -52,6 +52,7 @@ class Catalog:
         self._lock = threading.Lock()
         self._resolving = threading.Lock()  # a base, which may last: it may come over the network
         self._read_at = 0.0
+        self._changed = 0  # when versions last came or went, as of that reading
         self._cards: list[ModelCard] = []
         self._editions: dict[str, str] = {}  # of the cards, by their ids
         self._bases: dict[str, BaseModel] = {}
@@ -88,12 +89,23 @@ class Catalog:
             UnservableModelError: its base is another one than it was tuned on.
             ModelError: its base cannot be used.
         """
+        found = self._find(actor, name)
+        if found is None and self._have_changed():  # registered or renamed since, by any server
+            found = self._find(actor, name)
+        if found is not None:
+            return found
+        if name is None:
+            return self._serve_base(self._base_name)
+        known = {entry.id for entry in self.visible_models(actor)}
+        raise RegistryError(f"There is no model '{name}'.", advice=nearest(name, known))
+
+    def _find(self, actor: Actor | None, name: str | None) -> Servable | None:
         cards = self._fresh_cards()
         tuned = [card for card in cards if card.kind != "base"]
         if name is None:
             promoted = self._visible(actor, [card for card in tuned if card.promoted])
             if not promoted:
-                return self._serve_base(self._base_name)
+                return None
             own = f"{actor.name}/" if actor else ""
             return self._serve(
                 max(promoted, key=lambda card: (card.name.startswith(own), card.created))
@@ -108,8 +120,7 @@ class Catalog:
             named = [card for card in tuned if called in (card.id, card.name)]
             if found := self._visible(actor, named):
                 return self._serve(_newest(found))
-        known = {entry.id for entry in self.visible_models(actor)}
-        raise RegistryError(f"There is no model '{name}'.", advice=nearest(name, known))
+        return None
 
     def listed(self) -> list[Listed]:
         """`visible_models` where models have no owners."""
@@ -174,9 +185,18 @@ class Catalog:
     def _has_read(self) -> bool:
         return bool(self._read_at) and time.monotonic() - self._read_at <= _FRESH
 
+    def _have_changed(self) -> bool:
+        """Whether versions came or went since they were read; they are read again then."""
+        with self._lock:
+            if self._registry.changed() == self._changed:
+                return False
+            self._read_at = 0.0
+            return True
+
     def _fresh_cards(self) -> list[ModelCard]:
         with self._lock:
             if not self._has_read():
+                self._changed = self._registry.changed()
                 self._cards = self._registry.list()
                 tuned = [card for card in self._cards if card.kind != "base"]
                 self._editions = {

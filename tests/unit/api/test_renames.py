@@ -98,3 +98,14 @@ def test_killed_at(office: Office, place: str) -> None:
     if expected == "ada/shop":  # and it can be called otherwise now
         office("ada", f"POST {LIST}/{model['id']}/rename", 200, json={"name": "best"})
         assert office("ada", f"GET {LIST}", 200).json()["items"][0]["current"] == "ada/best:2"
+
+
+def test_a_new_name_can_be_asked_at_once(office: Office) -> None:
+    """The server has read the models a moment ago."""
+    ask = {"prompt": "a", "max_tokens": 1}
+    (model,) = office("ada", f"GET {LIST}", 200).json()["items"]
+    office("ada", "POST /v1/completions", 200, json={**ask, "model": "shop"})
+    office("ada", f"POST {LIST}/{model['id']}/rename", 200, json={"name": "till"})
+    asked = office("ada", "POST /v1/completions", 200, json={**ask, "model": "till"})
+    assert asked.json()["model"] == "ada/till:2"
+    office("ada", "POST /v1/completions", 404, json={**ask, "model": "shop"})

@@ -95,6 +95,15 @@ def test_without_a_tuned_model_the_base_is_the_default(base: BaseModel, tmp_path
     assert catalog.resolve(None).kind == "base"
 
 
+def test_what_was_registered_this_moment_can_be_asked_for(base: BaseModel, tmp_path: Path) -> None:
+    catalog = Catalog(Registry(tmp_path / "home"), str(base.path))
+    assert catalog.resolve(None).kind == "base"
+    register(tmp_path / "home", "shop", base, make_adapter(base, tmp_path / "shop"))
+    assert catalog.resolve(None).id == "shop:1"
+    register(tmp_path / "home", "till", base, make_adapter(base, tmp_path / "till", seed=2))
+    assert catalog.resolve("till").id == "till:1"
+
+
 def test_an_adapter_of_a_base_that_has_changed_is_refused(base: BaseModel, tmp_path: Path) -> None:
     own = base_of(make_base(tmp_path / "own"))
     register(tmp_path / "home", "mine", own, make_adapter(own, tmp_path / "adapter"))
