@@ -183,12 +183,16 @@ def serve(
 
                 def begin() -> None:
                     if slots != 0:
-                        stack.enter_context(WorkerProcess(opened, home(), slots))
+                        worker = WorkerProcess(
+                            opened, home(), slots, ending=lambda: server.should_exit
+                        )
+                        stack.enter_context(worker)
                     _say_hello(f"http://{shown}:{port}", completer, login)
 
                 with ExitStack() as stack, usage, unhurried(signal.SIGTERM):
                     drain = options.drain_seconds
-                    Server(app, completer.engine, begin, load=load, drain=drain).run([listener])
+                    server = Server(app, completer.engine, begin, load=load, drain=drain)
+                    server.run([listener])
             except KeyboardInterrupt as error:
                 click.echo("Stopped.")
                 raise click.exceptions.Exit(exit_status(error)) from error

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +26,18 @@ class WorkerProcess:
 
     It ends by itself when this process does, however that happens, and puts its jobs back into
     the queue: its standard input is a pipe that closes then. What it says goes to
-    `home`/jobs/worker.log, which it keeps small.
+    `home`/jobs/worker.log, which it keeps small. None is started once `ending` says so: a service
+    manager ends the worker and the server at the same moment, and the server still drains.
     """
 
-    def __init__(self, database: Database, home: Path, slots: int | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        home: Path,
+        slots: int | None = None,
+        *,
+        ending: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._log = home / "jobs" / "worker.log"
         self._command = [sys.executable, "-m", "codetune", "worker", "--with-parent"]
         self._command += ["--log", str(self._log)]
@@ -36,7 +45,7 @@ class WorkerProcess:
             self._command += ["--slots", str(slots)]
         self._environment = {**os.environ, VARIABLE: database.secret_url}
         self._process: subprocess.Popen[bytes] | None = None
-        self._ending = threading.Event()
+        self._ending, self._asked = threading.Event(), ending
         self._thread = threading.Thread(target=self._keep_alive, name="worker", daemon=True)
 
     @property
@@ -63,19 +72,22 @@ class WorkerProcess:
 
     def _keep_alive(self) -> None:
         pause = 1.0
-        while not self._ending.is_set():
+        while not self._is_ending():
             began = time.monotonic()
             self._process = self._start()
             status = self._process.wait()
             assert self._process.stdin is not None
             self._process.stdin.close()
-            if self._ending.is_set():
+            if self._is_ending():
                 return
             pause = 1.0 if time.monotonic() - began > _STEADY else min(2 * pause, _MOST)
             _log.warning(
                 "The worker ended with status %d; another one starts. See %s", status, self._log
             )
             self._ending.wait(pause)
+
+    def _is_ending(self) -> bool:
+        return self._ending.is_set() or self._asked()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._log.parent.mkdir(parents=True, exist_ok=True)

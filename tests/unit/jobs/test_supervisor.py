@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_a_worker_that_dies_is_started_again_and_ends_with_the_block(service: Jo
         assert second.pid == worker.pid
     until(lambda: gone(second.pid))
     assert second.id not in {worker.id for worker in service.workers()}
+
+
+def test_none_is_started_beside_a_server_that_drains(
+    service: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service manager sends SIGTERM to the worker, too, and the server has answers to end."""
+    monkeypatch.setattr("codetune.jobs.supervisor._MOST", 0.0)
+    draining = threading.Event()
+    with WorkerProcess(service._database, service.home, ending=draining.is_set) as worker:
+        (first,) = until(service.workers)
+        draining.set()
+        os.kill(first.pid, signal.SIGTERM)
+        until(lambda: not worker._thread.is_alive())
+        assert worker.pid == first.pid
+    assert service.workers() == []
 
 
 def test_the_worker_of_a_killed_server_ends(service: Jobs) -> None:
