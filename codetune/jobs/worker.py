@@ -61,6 +61,7 @@ class Worker:
         self._stopping = threading.Event()
         self._heard = selectors.DefaultSelector()
         self._beaten = self._reaped = float("-inf")
+        self._cut_off = False  # said once, not at every turn until the database is back
         self._tidied: dict[str, float] = {}  # when nothing was left to forget, by what it is
 
     def stop(self, *_: object) -> None:
@@ -91,12 +92,18 @@ class Worker:
             self._cancel()
             self._reap()
             self._tidy()
-            return not self._claim()
+            idle = not self._claim()
         except StoreError as error:
             # Unreachable or locked for too long: the same again at the next turn.
-            _log.warning("%s", error)
+            if not self._cut_off:
+                _log.warning("%s", error)
+            self._cut_off = True
             self._drop_unleased()
             return False
+        if self._cut_off:
+            _log.info("The database answers again.")
+        self._cut_off = False
+        return idle
 
     def _listen(self, seconds: float) -> None:
         """Wait for reports, `seconds` at most, and read them."""

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from codetune.errors import ConfigError
+from codetune.errors import ConfigError, StoreError
 from codetune.jobs.config import JobOptions
 from codetune.jobs.process import Child, scrubbed
 from codetune.jobs.queue import Claim, Member, Queue
@@ -267,6 +267,27 @@ def test_who_was_cut_off_from_the_queue_drops_the_job(
         assert service.get(LOCAL, name).worker_id == "another"
     with database.write() as session:
         session.get_one(Job, name).state = "cancelled"
+
+
+def test_that_the_database_is_away_is_said_once(
+    database: Database,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreError("The database is away.")
+
+    caplog.set_level("INFO", "codetune.jobs.worker")
+    worker = Worker(database, home)
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(worker._queue, "cancelled", away)
+            for _ in range(3):
+                assert not worker._turn()
+        for _ in range(2):
+            worker._turn()
+    assert caplog.messages == ["The database is away.", "The database answers again."] * 2
 
 
 def test_a_child_can_tell_of_names_that_are_no_text() -> None:
