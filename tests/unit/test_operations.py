@@ -53,6 +53,16 @@ def test_its_commands_and_their_options_exist() -> None:
         assert not words or not isinstance(command, Group), words
 
 
+def test_every_service_has_the_same_home_and_database() -> None:
+    """A backup that does not know of PostgreSQL would be one of an empty database."""
+    services = [unit for unit in UNITS if "[Service]" in unit]
+    settings = [
+        [line for line in unit.splitlines() if line.startswith("Environment")] for unit in services
+    ]
+    assert len(settings) == 2 and settings[0] == settings[1]
+    assert any(line.startswith("EnvironmentFile=-") for line in settings[0])
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
 def test_its_units_are_units(tmp_path: Path) -> None:
     program = tmp_path / "codetune"
