@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Both moments of all layers together, in bytes; the widest go without. At 1 GiB these are layers
-# that read 4,096 numbers and more in a model of half a billion weights, and most of a larger one.
+# Both moments of all layers together, in bytes; wider layers go without. 1 GiB is enough for what
+# reads a hidden state in a model of half a billion weights, and less than training needed.
 _MOST = 1 << 30
 # A sample shows directions in which inputs hardly differ with too little spread; so what lies
 # beside the diagonal counts a little less, as in RegMean.
@@ -44,13 +44,14 @@ class Moments:
 
 
 def affordable(layers: Mapping[str, Any], most: int = _MOST) -> dict[str, nn.Module]:
-    """Those of `layers` whose moments fit into `most` bytes together, the narrowest first."""
+    """Those of `layers` whose moments fit into `most` bytes together: all up to a width."""
     chosen: dict[str, nn.Module] = {}
-    for name, layer in sorted(layers.items(), key=lambda item: int(item[1].in_features)):
-        most -= 2 * 4 * int(layer.in_features) ** 2
+    for width in sorted({int(layer.in_features) for layer in layers.values()}):
+        wide = {name: layer for name, layer in layers.items() if layer.in_features == width}
+        most -= 2 * 4 * width**2 * len(wide)
         if most < 0:
             break
-        chosen[name] = layer
+        chosen |= wide
     return chosen
 
 

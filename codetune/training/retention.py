@@ -34,6 +34,7 @@ from codetune.training.methods import METHODS, load_base, load_weights, trained
 from codetune.training.moments import Moments, affordable, second_moments
 from codetune.training.objective import CausalObjective, Objective
 from codetune.training.packing import pack
+from codetune.training.recovery import OutOfMemory, is_out_of_memory
 
 if TYPE_CHECKING:
     from codetune.progress import Progress
@@ -99,10 +100,15 @@ def retain(
 
         def bend() -> None:
             rows = replay_rows(_SAMPLE_BYTES)
-            way.bend(
-                lambda: read(_sample(store, options.seed, size)),
-                lambda: read(_general(renderer, vocabulary, rows, window, size)),
-            )
+            try:
+                way.bend(
+                    lambda: read(_sample(store, options.seed, size)),
+                    lambda: read(_general(renderer, vocabulary, rows, window, size)),
+                )
+            except (OutOfMemory, RuntimeError, MemoryError) as error:
+                if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
+                    raise
+                progress.say("Too little memory for the better way back: the weights go straight.")
             task.advance(1)
 
         found = _farthest(loss_at, bend, options.forgetting_limit)

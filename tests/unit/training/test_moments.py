@@ -83,8 +83,8 @@ def test_moments_are_of_all_that_is_read(seen: tuple[Tensor, Tensor]) -> None:
     assert not any(layer._forward_pre_hooks for layer in layers.values())
 
 
-def test_the_widest_layers_go_without() -> None:
-    layers = {str(width): nn.Linear(width, 2) for width in (30, 10, 20)}
-    both = 2 * 4 * (10**2 + 20**2)
-    assert list(affordable(layers, both)) == ["10", "20"]
-    assert list(affordable(layers, both - 1)) == ["10"]
+def test_layers_go_without_from_a_width_on() -> None:
+    layers = {str(number): nn.Linear(width, 2) for number, width in enumerate((30, 10, 20, 20))}
+    most = 2 * 4 * (10**2 + 2 * 20**2)
+    assert list(affordable(layers, most)) == ["1", "2", "3"]
+    assert list(affordable(layers, most - 1)) == ["1"]

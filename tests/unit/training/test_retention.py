@@ -72,10 +72,24 @@ def test_what_is_kept_is_within_the_limit(
     assert bent > 20
 
 
-def test_layers_too_wide_for_it_go_straight(
-    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def out_of_memory(*_: object) -> dict[str, torch.Tensor]:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    "name, instead",
+    [("affordable", lambda layers: {}), ("second_moments", out_of_memory)],
+    ids=["too wide", "out of memory"],
+)
+def test_layers_go_straight_where_they_cannot_bend(
+    name: str,
+    instead: Any,
+    dataset: Artifact,
+    base: BaseModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retention, "affordable", lambda layers: {})
+    monkeypatch.setattr(retention, name, instead)
     run = tuned(dataset, base, tmp_path, forgetting_limit=LIMIT)
     free = weights(tuned(dataset, base, tmp_path, forgetting_limit=None))
     share = run.summary["retention"]["share"]
