@@ -222,7 +222,7 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
         ("Validation loss", _from_to(validation.get("first"), validation.get("best"))),
         *_by_stream(s.get("validation_by_stream") or {}),
         ("Best step", _of(s.get("best_step"), count)),
-        ("Of the way kept, so as not to forget", _of(s.get("retention"), _retention)),
+        ("Kept of the way from the base", _of(s.get("retention"), _retention)),
         ("Stopped early", "yes" if s.get("stopped_early") else None),
         ("Resumed at step", ", ".join(map(count, s.get("resumed_from") or [])) or None),
     ]
