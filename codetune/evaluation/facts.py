@@ -222,7 +222,7 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
         ("Validation loss", _from_to(validation.get("first"), validation.get("best"))),
         *_by_stream(s.get("validation_by_stream") or {}),
         ("Best step", _of(s.get("best_step"), count)),
-        ("Kept of the way from the base", _of(s.get("retention"), _retention)),
+        ("Change kept, so as not to forget", _of(s.get("retention"), _retention)),
         ("Stopped early", "yes" if s.get("stopped_early") else None),
         ("Resumed at step", ", ".join(map(count, s.get("resumed_from") or [])) or None),
     ]
@@ -230,7 +230,7 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
 
 
 def _retention(found: Mapping[str, float]) -> str:
-    """How far from the base the model is, and what it costs general code."""
+    """The share of the change that is kept, and what it costs general code."""
     lost = {name: found[name] / found["base"] - 1 for name in ("trained", "kept")}
     if found["share"] == 1:
         return f"all of it: loss on general code {lost['kept']:+.1%}"

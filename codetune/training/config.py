@@ -127,9 +127,9 @@ class TrainingOptions(Options):
         0.01,
         ge=0,
         description="How much the loss on general code may rise; 0.01 is 1 %. After training the "
-        "weights go back towards the base's until it holds (WiSE-FT, arXiv 2109.01903), first what "
-        "acts on general code alone (RegMean, arXiv 2212.09849). null: they stay where training "
-        "left them.",
+        "weights go back towards the base's until it holds (WiSE-FT, arXiv 2109.01903), what acts "
+        "on general code's inputs first (RegMean, arXiv 2212.09849). null: they stay where "
+        "training left them.",
     )
     checkpoint_seconds: float = option(
         10.0,

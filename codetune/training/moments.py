@@ -7,8 +7,8 @@ one as D does, and on the other nothing, as nearly as both can be,
     t · E_R|D'x - Dx|² + (1 - t) · E_G|D'x|²,    is    D' = D · tR · (tR + (1 - t)G)⁻¹
 
 (RegMean, arXiv 2212.09849, for the base and the tuned model). t = 1 is D, t = 0 nothing, and where
-both kinds of code look alike to the layer it is t · D: a straight line. A LoRA layer's change B·A
-keeps its rank: only A moves.
+both kinds of code look alike to the layer it is t · D. A LoRA layer's change B·A keeps its rank:
+only A changes.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """How much of the change is kept, so that general code is not forgotten.
 
-From the base's weights to the tuned ones leads a way of models. Along it the loss on the team's
-code falls fastest near the base, while that on general code rises slowly at first: most of the
-gain costs little of what was known (WiSE-FT, arXiv 2109.01903). So after training the weights go
-back along the way until general code costs at most a given share more than with the base.
+Between the base's weights and the tuned ones lies a line of models. Along it the loss on the
+team's code falls fastest near the base, while that on general code rises slowly at first: most of
+the gain costs little of what was known (WiSE-FT, arXiv 2109.01903). So after training the weights
+go back along that line until general code costs at most a given share more than with the base.
 
-The way is no straight line: what a layer's change does to inputs that are general code's more
-than the team's is taken back first (`moments`). Weights that are no matrix of a layer, and those
-of layers too wide for that, go straight.
+Before that, what a layer's change does to inputs that are general code's more than the team's is
+taken back (`moments`): the line then leads to a model that costs general code half as much.
+Weights that are no matrix of a layer, and layers too wide for that, stay as they were trained.
 
 The general code that is measured is of packages in the replay set that nothing trains on, and
 that are not in the set on which the scorecard measures forgetting either.
@@ -44,12 +44,13 @@ if TYPE_CHECKING:
 _BYTES = 96 * 1024  # of general code that is read each time
 _SAMPLE = 1 << 15  # tokens of the team's code that show how the way bends
 _SAMPLE_BYTES = 3 * _SAMPLE  # of general code, likewise
-_HALVINGS = 7  # the share is found to a 128th; as many again where that is too much
+_HALVINGS = 7  # the share is found to a 128th
+_BENT = 0.6  # t of `moments`; 0.5 gave as much, the way back by t alone less after long training
 
 
 @dataclass(frozen=True)
 class Retention:
-    """How far the way is gone (1: to its end), and mean losses on general code in nats a token."""
+    """The share of the change that is kept, and mean losses on general code in nats per token."""
 
     share: float
     base: float
@@ -68,19 +69,19 @@ def retain(
     window: int,
     tokens: int,
 ) -> Retention | None:
-    """Leave the model as far on the way to the tuned weights as `forgetting_limit` allows.
+    """Leave the model at the largest share of the change that `forgetting_limit` allows.
 
     `store` is what was trained on; `weights` are the float32 ones by the names of `trained`, or
     None for those in the model. `tokens` is the size of a pass, `window` that of an example.
     None where there is no limit, and where this cannot be done: for an encoder-decoder, which
-    general code says little about, and for DoRA, whose row lengths bend any way.
+    general code says little about, and for DoRA, whose row lengths bend the line.
     """
     objective = passes.objective
     if options.forgetting_limit is None or METHODS[options.method].dora:
         return None
     if not isinstance(objective, CausalObjective):
         return None
-    way = _Way(objective, base, options, weights)
+    line = _Line(objective, base, options, weights)
     renderer = Renderer.from_folder(base.path)
     size, vocabulary = max(tokens, window), objective.vocabulary
     apart = list(_general(renderer, vocabulary, kept_apart(_BYTES), window, size))
@@ -93,7 +94,7 @@ def retain(
     with progress.task("Weighing what is forgotten", total=_HALVINGS + 3, unit="looks") as task:
 
         def loss_at(share: float) -> float:
-            way.move(share)
+            line.move(share)
             total, count = read(apart)
             task.advance(1)
             return total / max(1, count)
@@ -101,37 +102,36 @@ def retain(
         def bend() -> None:
             rows = replay_rows(_SAMPLE_BYTES)
             try:
-                way.bend(
+                line.bend(
                     lambda: read(_sample(store, options.seed, size)),
                     lambda: read(_general(renderer, vocabulary, rows, window, size)),
                 )
             except (OutOfMemory, RuntimeError, MemoryError) as error:
                 if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
                     raise
-                progress.say("Too little memory for the better way back: the weights go straight.")
+                progress.say("Too little memory to see which inputs are general code's.")
             task.advance(1)
 
-        found = _farthest(loss_at, bend, options.forgetting_limit)
-    way.move(found.share)
+        found = _largest(loss_at, bend, options.forgetting_limit)
+    line.move(found.share)
     objective.model.train()
     return found
 
 
-def _farthest(
+def _largest(
     loss_at: Callable[[float], float], bend: Callable[[], None], limit: float
 ) -> Retention:
-    """The farthest place on the way whose loss is within the limit, by halving.
+    """The largest share whose loss is within the limit, by halving.
 
-    `bend` finds the way between its ends, which is not needed where all can be kept.
+    `bend` takes back first what is general code's; where all can be kept, nothing is.
     """
     base, tuned = loss_at(0.0), loss_at(1.0)
     most = base * (1 + limit)
     if tuned <= most:
         return Retention(1.0, base, tuned, tuned)
     bend()
-    low, high, kept, halvings = 0.0, 1.0, base, 0
-    while halvings < (2 if low == 0 else 1) * _HALVINGS:
-        halvings += 1
+    low, high, kept = 0.0, 1.0, base
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         loss = loss_at(middle)
         if loss <= most:
@@ -141,8 +141,8 @@ def _farthest(
     return Retention(low, base, tuned, kept)
 
 
-class _Way:
-    """The models between the base and the tuned one: a straight line until `bend` was called."""
+class _Line:
+    """The models between the base and the tuned one, or what `bend` has made of that."""
 
     def __init__(
         self,
@@ -153,7 +153,8 @@ class _Way:
     ) -> None:
         self._model = objective.model
         self._adapter = METHODS[options.method].adapter
-        self._moments: dict[str, Moments] = {}
+        # What reads a layer's inputs. B·A' has the rank of B·A: of an adapter A alone bends.
+        self._matrix = ".lora_A.default.weight" if self._adapter else ".weight"
         here = dict(trained(self._model))
         self._ends = {name: (weights or here)[name].detach().float().clone() for name in here}
         if self._adapter:
@@ -170,7 +171,7 @@ class _Way:
             }
 
     def bend(self, own: Callable[[], object], general: Callable[[], object]) -> None:
-        """Let layers' changes act on the inputs of what `own` reads more than of `general`'s.
+        """Let the end's layers act on the inputs of what `own` reads more than of `general`'s.
 
         The one is read with the tuned model, the other with the base.
         """
@@ -180,32 +181,25 @@ class _Way:
         self.move(0.0)
         theirs = second_moments(layers, general)
         for layer in ours.keys() & theirs.keys():
+            name = layer + self._matrix
+            change = self._ends[name]
+            start = torch.zeros_like(change) if self._adapter else self._starts[name]
             moments = Moments(ours[layer], theirs[layer])
-            if self._adapter:  # A bends, and B stays: the rank is the same
-                down, up = (f"{layer}.lora_{side}.default.weight" for side in "AB")
-                self._starts[down] = torch.zeros_like(self._ends[down])
-                del self._starts[up]
-                self._moments[down] = moments
-            else:
-                self._moments[f"{layer}.weight"] = moments
+            self._ends[name] = start + moments.bend(change - start, _BENT)
 
     def _layers(self) -> dict[str, nn.Module]:
         """Layers with a matrix of their own that is trained, or that an adapter changes."""
-        matrix = ".lora_A.default.weight" if self._adapter else ".weight"
         return {
             name: layer
             for name, layer in self._model.named_modules()
-            if name + matrix in self._ends and (self._adapter or isinstance(layer, nn.Linear))
+            if name + self._matrix in self._ends and (self._adapter or isinstance(layer, nn.Linear))
         }
 
     def move(self, share: float) -> None:
-        """Put the model at `share` of the way: 0 is the base, 1 is tuned."""
+        """Put the model at `share` of the way: 0 is the base, 1 is the end."""
         weights = dict(self._ends)
-        for name, start in self._starts.items() if share < 1 else ():
-            if name in self._moments:
-                weights[name] = start + self._moments[name].bend(weights[name] - start, share)
-            else:
-                weights[name] = start.lerp(weights[name], share)
+        for name, start in self._starts.items():
+            weights[name] = self._ends[name] if share == 1 else start.lerp(weights[name], share)
         load_weights(self._model, weights)
 
 

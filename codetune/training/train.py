@@ -294,9 +294,8 @@ class _Run:
         log.info("%s", kept)
         if kept.share < 1:
             self.progress.say(
-                f"General code cost {kept.trained / kept.base - 1:+.1%}: the weights stop at "
-                f"{kept.share:.0%} of the way from the base, where it costs "
-                f"{kept.kept / kept.base - 1:+.1%}."
+                f"General code cost {kept.trained / kept.base - 1:+.1%}: {kept.share:.0%} of the "
+                f"change is kept, which costs {kept.kept / kept.base - 1:+.1%}."
             )
         return asdict(kept)
 

@@ -57,9 +57,17 @@ def replay_rows(limit: int | None = None) -> list[dict[str, str]]:
 def kept_apart(limit: int) -> list[dict[str, str]]:
     """About `limit` bytes of the files that training never sees: they measure what it forgets.
 
-    They are of other packages: code of one that is replayed is forgotten last.
+    They are of other packages: code of one that is replayed is forgotten last. The languages
+    have the shares that they have in the evaluation set, as far as there is enough.
     """
-    return _some(_divided()[1], limit)
+    whole = sum(EVALUATION_BYTES.values())
+    room = {language: limit * size / whole for language, size in EVALUATION_BYTES.items()}
+    chosen = []
+    for row in sorted(_divided()[1], key=_lot):
+        if room.get(row["language"], 0) > 0:
+            chosen.append(row)
+            room[row["language"]] -= len(row["text"].encode())
+    return chosen
 
 
 def _divided() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -81,12 +89,16 @@ def _divided() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 def _some(rows: list[dict[str, str]], limit: int) -> list[dict[str, str]]:
     """Whole files of about `limit` bytes, always the same."""
     chosen: list[dict[str, str]] = []
-    for row in sorted(rows, key=lambda row: _digest(f"{row['repo']}\n{row['path']}")):
+    for row in sorted(rows, key=_lot):
         if limit <= 0:
             break
         chosen.append(row)
         limit -= len(row["text"].encode())
     return chosen
+
+
+def _lot(row: dict[str, str]) -> bytes:
+    return _digest(f"{row['repo']}\n{row['path']}")
 
 
 def _digest(name: str) -> bytes:

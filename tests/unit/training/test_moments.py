@@ -38,13 +38,13 @@ def test_no_other_change_does_better(seen: tuple[Tensor, Tensor], share: float) 
     assert slope.abs().max() < 1e-3 * lost.detach()
 
 
-def test_the_way_leads_from_nothing_to_all(seen: tuple[Tensor, Tensor]) -> None:
+def test_from_nothing_to_all(seen: tuple[Tensor, Tensor]) -> None:
     learned = torch.randn(OUT, WIDE, generator=torch.Generator().manual_seed(3))
     assert torch.allclose(moments(seen).bend(learned, 1.0), learned, atol=1e-4)
     assert torch.equal(moments(seen).bend(learned, 0.0), torch.zeros(OUT, WIDE))
 
 
-def test_where_both_look_alike_the_way_is_straight(seen: tuple[Tensor, Tensor]) -> None:
+def test_where_both_look_alike_it_is_a_share(seen: tuple[Tensor, Tensor]) -> None:
     learned = torch.randn(OUT, WIDE, generator=torch.Generator().manual_seed(3))
     alike = moments((seen[0], seen[0]))
     assert torch.allclose(alike.bend(learned, 0.3), 0.3 * learned, atol=1e-4)
