@@ -101,7 +101,7 @@ def check_folder(path: Path) -> dict[str, Any]:
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path / 'config.json'} does not say which architecture it is.")
     for file in weight_files(path):
-        check_safetensors(file)
+        safetensors_header(file)
     return config
 
 
@@ -134,17 +134,8 @@ def weight_files(path: Path) -> list[Path]:
     raise ModelError(f"{path} holds no model.safetensors.", advice="Name a folder with a model.")
 
 
-def check_safetensors(file: Path) -> None:
-    """Check a safetensors file's header against its size, without reading the weights.
-
-    Raises:
-        ModelError: it is truncated or not a safetensors file.
-    """
-    safetensors_header(file)
-
-
 def safetensors_header(file: Path) -> dict[str, Any]:
-    """The name, dtype, shape and place of each tensor of a safetensors file.
+    """The name, dtype, shape and place of each tensor of a file, whose size must agree with them.
 
     Raises:
         ModelError: it is truncated or not a safetensors file.
@@ -312,7 +303,7 @@ def check_adapter(path: Path, *, base: BaseModel | None = None) -> dict[str, Any
                 advice="Ask for a safetensors version of the adapter.",
             )
         raise ModelError(f"{weights} is missing.", advice="Name a folder with a whole adapter.")
-    check_safetensors(weights)
+    safetensors_header(weights)
     if base is not None:
         trained_on = read_json(path / BASE_FILE) if (path / BASE_FILE).exists() else {}
         if trained_on.get("digest") != base.digest:

@@ -32,8 +32,8 @@ _LONGEST_LICENCE = 13_000
 EVALUATION_FILE = "evaluation.jsonl.gz"
 REPLAY_FILE = "replay.jsonl.gz"
 FOLDER = Path(__file__).parent / "general"
-_APART = 0.1  # of the replay set is never trained on: whole packages, as forgetting is
-# measured on other packages than those that are replayed
+# Of the replay set, never trained on: whole packages, for code of a replayed one is forgotten last.
+_APART = 0.1
 
 
 def read_general(path: Path) -> Iterator[dict[str, str]]:
@@ -57,8 +57,8 @@ def replay_rows(limit: int | None = None) -> list[dict[str, str]]:
 def kept_apart(limit: int) -> list[dict[str, str]]:
     """About `limit` bytes of the files that training never sees: they measure what it forgets.
 
-    They are of other packages: code of one that is replayed is forgotten last. The languages
-    have the shares that they have in the evaluation set, as far as there is enough.
+    They are of packages that are not replayed. The languages have the shares that they have in
+    the evaluation set, as far as there is enough.
     """
     whole = sum(EVALUATION_BYTES.values())
     room = {language: limit * size / whole for language, size in EVALUATION_BYTES.items()}
