@@ -54,8 +54,9 @@ def restore(file: Path, replace: bool) -> None:
     from codetune.artifacts import home
     from codetune.registry.backup import restore as put_back
     from codetune.store.database import Database
+    from codetune.store.in_use import restoring_to
 
-    with Database.open() as database:
+    with restoring_to(home()), Database.open() as database:
         found = put_back(database, home(), file, replace=replace)
     click.echo(f"Restored: {_words(found)}, of {found.created} (codetune {found.codetune}).")
 

@@ -144,6 +144,7 @@ def serve(
     from codetune.serving.log import StoredLog
     from codetune.serving.usage import UsageBook
     from codetune.store.database import Database
+    from codetune.store.in_use import serving_from
     from codetune.workspace.workspace import Workspace
 
     values: dict[str, Any] = {
@@ -157,7 +158,11 @@ def serve(
     given = {f"serving.{name}": value for name, value in values.items()}
     project = load_project(config, given | {"accounts.registration": register})
     options = project.serving
-    with logging_to(sys.stderr, options.log_format), Database.open(database) as opened:
+    with (
+        logging_to(sys.stderr, options.log_format),
+        serving_from(home()),
+        Database.open(database) as opened,
+    ):
         with opened.session() as session:
             login = have_admin(session)
         logins = Logins(opened, home(), project.accounts)

@@ -51,12 +51,13 @@ def worker(slots: int | None, once: bool, with_parent: bool, log: Path | None) -
     from codetune.jobs.logfile import WorkerLog
     from codetune.jobs.worker import Worker, ends_on_signals, ends_with_parent, gpus
     from codetune.store.database import Database
+    from codetune.store.in_use import serving_from
 
     options = job_options(home())
     handlers = [WorkerLog(log, int(options.log_megabytes * 1e6))] if log else None
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, handlers=handlers)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with Database.open() as database:
+    with serving_from(home()), Database.open() as database:
         one = Worker(
             database,
             home(),

@@ -232,12 +232,10 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
 def _retention(found: Mapping[str, float]) -> str:
     """The share of the change that is kept, and what it costs general code."""
     lost = {name: found[name] / found["base"] - 1 for name in ("trained", "kept")}
-    if found["share"] == 1:
+    if found["share"] == 1 and not found.get("bent"):
         return f"all of it: loss on general code {lost['kept']:+.1%}"
-    return (
-        f"{percent(found['share'])}: loss on general code {lost['kept']:+.1%} "
-        f"instead of {lost['trained']:+.1%}"
-    )
+    share = "all but what acts on general code" if found["share"] == 1 else percent(found["share"])
+    return f"{share}: loss on general code {lost['kept']:+.1%} instead of {lost['trained']:+.1%}"
 
 
 def _instructions(number: int, summary: Mapping[str, Any]) -> str:

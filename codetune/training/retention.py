@@ -6,7 +6,8 @@ the gain costs little of what was known (WiSE-FT, arXiv 2109.01903). So after tr
 go back along that line until general code costs at most a given share more than with the base.
 
 Before that, what a layer's change does to inputs that are general code's more than the team's is
-taken back (`moments`): the line then leads to a model that costs general code half as much.
+taken back (`moments`): the line then leads to a model that costs general code half as much. Where
+that alone is more than enough, only as much of it is taken back as is needed.
 Weights that are no matrix of a layer, and layers too wide for that, stay as they were trained.
 
 The general code that is measured is of packages in the replay set that nothing trains on, and
@@ -44,18 +45,28 @@ if TYPE_CHECKING:
 _BYTES = 96 * 1024  # of general code that is read each time
 _SAMPLE = 1 << 15  # tokens of the team's code that show how the way bends
 _SAMPLE_BYTES = 3 * _SAMPLE  # of general code, likewise
-_HALVINGS = 7  # the share is found to a 128th
+_HALVINGS = 7  # the place on the way is found to a 128th
 _BENT = 0.6  # t of `moments`; 0.5 gave as much, the way back by t alone less after long training
 
 
 @dataclass(frozen=True)
 class Retention:
-    """The share of the change that is kept, and mean losses on general code in nats per token."""
+    """How much of the change is kept, and mean losses on general code in nats per token.
+
+    `share` is how far from the base the model is on the way to the bent end, of which `bent` is
+    how far that is bent: 0 is the tuned model, 1 the one that `moments` makes of it.
+    """
 
     share: float
+    bent: float
     base: float
     trained: float
     kept: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model is as it was trained."""
+        return self.share == 1 and self.bent == 0
 
 
 def retain(
@@ -91,10 +102,10 @@ def retain(
         sums = [passes.summed(batch.to(passes.optimizer_device)) for batch in batches]
         return sum(total for total, _ in sums), sum(count for _, count in sums)
 
-    with progress.task("Weighing what is forgotten", total=_HALVINGS + 3, unit="looks") as task:
+    with progress.task("Weighing what is forgotten", total=_HALVINGS + 4, unit="looks") as task:
 
-        def loss_at(share: float) -> float:
-            line.move(share)
+        def loss_at(share: float, bent: float) -> float:
+            line.move(share, bent)
             total, count = read(apart)
             task.advance(1)
             return total / max(1, count)
@@ -113,36 +124,44 @@ def retain(
             task.advance(1)
 
         found = _largest(loss_at, bend, options.forgetting_limit)
-    line.move(found.share)
+    line.move(found.share, found.bent)
     objective.model.train()
     return found
 
 
 def _largest(
-    loss_at: Callable[[float], float], bend: Callable[[], None], limit: float
+    loss_at: Callable[[float, float], float], bend: Callable[[], None], limit: float
 ) -> Retention:
-    """The largest share whose loss is within the limit, by halving.
+    """The model furthest from the base whose loss is within the limit, by halving.
 
-    `bend` takes back first what is general code's; where all can be kept, nothing is.
+    The way goes from the tuned model to the bent one, which `bend` makes, and on to the base;
+    `loss_at` takes a share of the change and how far it is bent.
     """
-    base, tuned = loss_at(0.0), loss_at(1.0)
+    base, tuned = loss_at(0.0, 0.0), loss_at(1.0, 0.0)
     most = base * (1 + limit)
     if tuned <= most:
-        return Retention(1.0, base, tuned, tuned)
+        return Retention(1.0, 0.0, base, tuned, tuned)
     bend()
-    low, high, kept = 0.0, 1.0, base
+    end = loss_at(1.0, 1.0)
+    # Places on the way: 0 is the base, 1 the bent model, 2 the tuned one.
+    low, high, kept = (1.0, 2.0, end) if end <= most else (0.0, 1.0, base)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        loss = loss_at(middle)
+        loss = loss_at(*_at(middle))
         if loss <= most:
             low, kept = middle, loss
         else:
             high = middle
-    return Retention(low, base, tuned, kept)
+    return Retention(*_at(low), base, tuned, kept)
+
+
+def _at(place: float) -> tuple[float, float]:
+    """The share of the change and how far it is bent, at a place between 0 and 2."""
+    return min(1.0, place), min(1.0, 2.0 - place)
 
 
 class _Line:
-    """The models between the base and the tuned one, or what `bend` has made of that."""
+    """The models between the base, the tuned one, and the one that `bend` makes of that."""
 
     def __init__(
         self,
@@ -157,6 +176,7 @@ class _Line:
         self._matrix = ".lora_A.default.weight" if self._adapter else ".weight"
         here = dict(trained(self._model))
         self._ends = {name: (weights or here)[name].detach().float().clone() for name in here}
+        self._bent: dict[str, Tensor] = {}
         if self._adapter:
             # An adapter starts with B at zero. A stays: moving both would bend the line.
             moving = {name for name in here if "lora_B" in name}
@@ -171,21 +191,21 @@ class _Line:
             }
 
     def bend(self, own: Callable[[], object], general: Callable[[], object]) -> None:
-        """Let the end's layers act on the inputs of what `own` reads more than of `general`'s.
+        """Find layers that act on the inputs of what `own` reads more than of `general`'s.
 
         The one is read with the tuned model, the other with the base.
         """
         layers = affordable(self._layers())
-        self.move(1.0)
+        self.move(1.0, 0.0)
         ours = second_moments(layers, own)
-        self.move(0.0)
+        self.move(0.0, 0.0)
         theirs = second_moments(layers, general)
         for layer in ours.keys() & theirs.keys():
             name = layer + self._matrix
             change = self._ends[name]
             start = torch.zeros_like(change) if self._adapter else self._starts[name]
             moments = Moments(ours[layer], theirs[layer])
-            self._ends[name] = start + moments.bend(change - start, _BENT)
+            self._bent[name] = start + moments.bend(change - start, _BENT)
 
     def _layers(self) -> dict[str, nn.Module]:
         """Layers with a matrix of their own that is trained, or that an adapter changes."""
@@ -195,11 +215,13 @@ class _Line:
             if name + self._matrix in self._ends and (self._adapter or isinstance(layer, nn.Linear))
         }
 
-    def move(self, share: float) -> None:
-        """Put the model at `share` of the way: 0 is the base, 1 is the end."""
+    def move(self, share: float, bent: float) -> None:
+        """Put the model at `share` of the way from the base to the end, `bent` so far."""
         weights = dict(self._ends)
+        for name, end in self._bent.items():
+            weights[name] = weights[name].lerp(end, bent)
         for name, start in self._starts.items():
-            weights[name] = self._ends[name] if share == 1 else start.lerp(weights[name], share)
+            weights[name] = start.lerp(weights[name], share)
         load_weights(self._model, weights)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from codetune.training.plan import Plan
     from codetune.training.preflight import Preflight
     from codetune.training.recovery import Recovery
+    from codetune.training.retention import Retention
     from codetune.training.trainer import CodetuneTrainer
 
 
@@ -206,13 +207,14 @@ class _Run:
             load_weights(model, weights)
         retention = self._retain(parts, weights, log)
         saved = trainer.tally.best_validation
-        if trainer.validation and retention is not None and retention["share"] < 1:
+        if trainer.validation and retention is not None and not retention.whole:
             saved, _ = trainer.validation_loss()
         save_model(model, self.base, options, self.folder / "model")
         keep_template(self.dataset.path, self.base.parent, self.folder / "model")
         summary = _summary(trainer, options, facts.parameters, facts.trainable)
         summary["validation"]["saved"] = saved
-        return {**summary, "retention": retention, "recovery": recovery.now.events}
+        kept = asdict(retention) if retention else None
+        return {**summary, "retention": kept, "recovery": recovery.now.events}
 
     def _assemble(self, log: logging.Logger, recovery: Recovery) -> _Parts:
         """Model, data and optimizer, checked against each other, before the first step."""
@@ -274,7 +276,7 @@ class _Run:
 
     def _retain(
         self, parts: _Parts, weights: dict[str, Tensor] | None, log: logging.Logger
-    ) -> dict[str, float] | None:
+    ) -> Retention | None:
         """Go back towards the base as far as the forgetting limit asks for."""
         from codetune.training.retention import retain
 
@@ -289,15 +291,14 @@ class _Run:
             window=plan.window,
             tokens=plan.window * plan.rows_per_batch,
         )
-        if kept is None:
-            return None
         log.info("%s", kept)
-        if kept.share < 1:
+        if kept is not None and not kept.whole:
+            part = "all" if kept.share == 1 else f"{kept.share:.0%}"
             self.progress.say(
-                f"General code cost {kept.trained / kept.base - 1:+.1%}: {kept.share:.0%} of the "
-                f"change is kept, which costs {kept.kept / kept.base - 1:+.1%}."
+                f"General code cost {kept.trained / kept.base - 1:+.1%}: {part} of the change but "
+                f"what acts on it is kept, which costs {kept.kept / kept.base - 1:+.1%}."
             )
-        return asdict(kept)
+        return kept
 
     def _preflight(self, parts: _Parts, *, again: bool) -> Preflight:
         """The pre-flight, or that of the interrupted run: what fitted then fits now."""

@@ -160,6 +160,12 @@ def test_a_home_that_was_backed_up_under_load_serves_the_same(
             command = [sys.executable, "-m", "codetune", "backup", str(file)]
             subprocess.run(command, check=True, env=environment(home, database_url))
             most, last = counts(), everything(client, "/api/v1/tuning/")
+        command = [sys.executable, "-m", "codetune", "restore", str(file), "--replace"]
+        refused = subprocess.run(
+            command, capture_output=True, text=True, env=environment(home, database_url)
+        )
+        assert refused.returncode == 2 and "A server or a worker uses" in refused.stderr
+        assert text(client) == before
 
     command = [sys.executable, "-m", "codetune", "restore", str(file)]
     subprocess.run(command, check=True, env=environment(restored, another))

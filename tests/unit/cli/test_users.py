@@ -16,9 +16,10 @@ from codetune.accounts.logins import Logins
 from codetune.accounts.users import get_user
 from codetune.api.server import listen
 from codetune.cli.main import cli
-from codetune.errors import CodetuneError, ConfigError
+from codetune.errors import CodetuneError, ConfigError, ConflictError
 from codetune.serving.usage import Asked, UsageBook
 from codetune.store.database import Database
+from codetune.store.in_use import restoring_to, serving_from
 from codetune.store.usage import Usage
 from codetune.store.users import LOCAL_USER
 
@@ -131,6 +132,24 @@ def test_a_backup_comes_back_in_another_home(
     run("restore", str(file))
     rows = sqlite3.connect(tmp_path / "other" / "codetune.db").execute("SELECT name FROM users")
     assert {name for (name,) in rows} == {"local", "ada"}
+
+
+def test_a_home_in_use_is_not_restored_to_and_one_being_restored_is_not_served(
+    home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "b.tar"
+    run("backup", str(file))
+    run("users", "add", "ada", "--no-password")
+    refused = pytest.raises(ConflictError, match="A server or a worker uses")
+    with serving_from(home), serving_from(home), refused:
+        run("restore", str(file), "--replace")
+    with restoring_to(home):
+        for command in ("serve", "worker"):
+            with pytest.raises(ConflictError, match="being restored"):
+                run(command)
+    assert "ada" in run("users", "list")
+    run("restore", str(file), "--replace")
+    assert "ada" not in run("users", "list")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])

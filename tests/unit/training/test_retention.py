@@ -109,6 +109,37 @@ def test_within_the_limit_nothing_is_taken_back(
     assert all(torch.equal(weight, weights(free)[name]) for name, weight in weights(run).items())
 
 
+def test_where_bending_is_more_than_enough_it_bends_less(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    free = weights(tuned(dataset, base, tmp_path, forgetting_limit=None))
+    lost = tuned(dataset, base, tmp_path, forgetting_limit=1e-6).summary["retention"]
+    limit = 0.97 * (lost["trained"] / lost["base"] - 1)
+    found = tuned(dataset, base, tmp_path, forgetting_limit=limit).summary["retention"]
+    assert found["share"] == 1 and 0 < found["bent"] < 1
+    most = found["base"] * (1 + limit)
+    assert most - (found["trained"] - most) < found["kept"] <= most < found["trained"]
+    kept = weights(tuned(dataset, base, tmp_path, forgetting_limit=limit))
+    moved = {name for name, weight in kept.items() if not torch.equal(weight, free[name])}
+    assert moved and all("lora_A" in name for name in moved)
+
+
+def test_the_way_leads_from_the_tuned_model_to_the_bent_one_and_to_the_base() -> None:
+    def loss_at(share: float, bent: float) -> float:
+        return 1 + share * (3 - 2 * bent)  # tuned 4, bent 2, base 1
+
+    def found(limit: float) -> tuple[float, float]:
+        kept = retention._largest(loss_at, lambda: None, limit)
+        assert kept.kept == loss_at(kept.share, kept.bent) <= 1 + limit
+        return kept.share, kept.bent
+
+    assert found(3) == (1, 0)
+    assert found(2) == (1, 0.5)
+    assert found(1) == (1, 1)
+    assert found(0.5) == (0.5, 1)
+    assert found(0.001) == (0, 1)
+
+
 def test_dora_is_left_as_it_was_trained(dataset: Artifact, base: BaseModel, tmp_path: Path) -> None:
     run = tuned(dataset, base, tmp_path, method="dora", forgetting_limit=LIMIT)
     assert run.summary["retention"] is None
