@@ -136,10 +136,11 @@ def over_http(base: str, rounds: int) -> tuple[list[str], dict[str, float]]:
 
 
 @contextmanager
-def server(base: str) -> Iterator[int]:
-    """`codetune serve` on a free port, without tuned models."""
+def server(base: str, *more: str) -> Iterator[int]:
+    """`codetune serve` on a free port, without tuned models; `more` are further arguments."""
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-u", "-m", "codetune", "serve", "--base", base, "--port", "0"]
+        command += more
         environment = {**os.environ, "CODETUNE_HOME": home}
         process = subprocess.Popen(
             command,

@@ -1,13 +1,15 @@
 """The same prompts and weights: `codetune serve`, `transformers serve`, llama.cpp's server.
 
-All answer OpenAI's /v1/completions as streams, in processes of their own, each with its defaults;
-transformers in float32 (as we) and bfloat16, with and without continuous batching, llama.cpp with
-F16 weights through xllamacpp. One peer runs at a time, and each of its rounds stands beside one of
-ours: the ratio is the median of the rounds'. The first token's p50 and the tokens per second of all
-users together. A server that does not answer on this machine is left out, and that is said.
+All answer OpenAI's /v1/completions as streams, in processes of their own, each with its defaults:
+ours and transformers in float32 and bfloat16, transformers with and without continuous batching,
+llama.cpp with F16 weights through xllamacpp. One peer runs at a time, and each of its rounds stands
+beside one of each of ours: the ratios are the medians of the rounds'. The first token's p50 and the
+tokens per second of all users together. A server that does not answer on this machine is left out,
+and that is said.
 
-Claim: at least 2 times `transformers serve`. For llama.cpp there is no claim: its kernels
-are written for this work, and it uses the cores that it is given, where the engine uses one.
+Claim: in the same number type at least 2 times `transformers serve`. For llama.cpp there is no
+claim: its kernels are written for this work, and it uses the cores that it is given, where the
+engine uses one.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from codetune.models.prompts import Renderer
 
 TOKENS, USERS = 64, 8
+DTYPES = ("float32", "bfloat16")  # of ours: the default on a CPU, and the other one
 CLAIM = 2.0
 START = 75.0  # seconds that a server has to answer for the first time
 SILENCE = 40.0  # seconds after which it is given up
@@ -70,6 +73,13 @@ class Numbers(NamedTuple):
     rate: float  # tokens per second of all users
 
 
+class Row(NamedTuple):
+    """A server's numbers, and how much more of ours in each of DTYPES."""
+
+    numbers: Numbers
+    ratios: list[float]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round")
@@ -77,32 +87,46 @@ def main() -> int:
     rounds = 1 if arguments.quick else 5
     prompts = _prompts()
     _renderer()
-    own: list[Numbers] = []
-    rows: dict[str, tuple[Numbers, float]] = {}
-    with server("nano") as port:
-        ours = Peer(port, "nano")
+    own: list[list[Numbers]] = [[] for _ in DTYPES]
+    rows: dict[str, Row] = {}
+    with ExitStack() as servers:
+        ports = [servers.enter_context(server("nano", "--dtype", dtype)) for dtype in DTYPES]
+        ours = [Peer(port, "nano") for port in ports]
         for name, start in _peers().items():
             with start() as peer:
                 sides = _beside(ours, peer, itertools.islice(prompts, rounds + 1)) if peer else []
             if not sides:
                 print(f"{name}: it does not answer on this machine", file=sys.stderr)
                 continue
-            own += [mine for mine, _ in sides]
-            ratio = statistics.median(mine.rate / theirs.rate for mine, theirs in sides)
-            rows[name] = (_median([theirs for _, theirs in sides]), ratio)
-        own = own or [measure(ours, next(prompts)) for _ in range(rounds)]
-    report(_median(own), rows)
-    ratios = [ratio for name, (_, ratio) in rows.items() if name.startswith("transformers")]
-    return 0 if all(ratio >= CLAIM for ratio in ratios) else 1
+            *mine, theirs = zip(*sides, strict=True)
+            for numbers, these in zip(own, mine, strict=True):
+                numbers += these
+            ratios = [
+                statistics.median(a.rate / b.rate for a, b in zip(these, theirs, strict=True))
+                for these in mine
+            ]
+            rows[name] = Row(_median(theirs), ratios)
+        for numbers, peer in zip(own, ours, strict=True):
+            numbers += [] if rows else [measure(peer, next(prompts)) for _ in range(rounds)]
+    report([_median(numbers) for numbers in own], rows)
+    same = [
+        row.ratios[number]
+        for number, dtype in enumerate(DTYPES)
+        for name, row in rows.items()
+        if name.startswith(f"transformers serve, {dtype}")
+    ]
+    return 0 if all(ratio >= CLAIM for ratio in same) else 1
 
 
-def _beside(ours: Peer, peer: Peer, prompts: Iterator[list[str]]) -> list[tuple[Numbers, Numbers]]:
-    """Both sides of each round but the first, which is warm-up; none where the peer breaks off."""
+def _beside(
+    ours: list[Peer], peer: Peer, prompts: Iterator[list[str]]
+) -> list[tuple[Numbers, ...]]:
+    """Ours and the peer in each round but the first, which is warm-up; none where it breaks off."""
     sides = []
     for asked in prompts:
-        mine = measure(ours, asked)
+        mine = [measure(one, asked) for one in ours]
         try:
-            sides.append((mine, measure(peer, asked)))
+            sides.append((*mine, measure(peer, asked)))
         except (OSError, http.client.HTTPException, RuntimeError):
             return []
     return sides[1:]
@@ -119,16 +143,22 @@ def _prompts() -> Iterator[list[str]]:
         yield [text[begin : begin + PROMPT_CHARACTERS] for text in files[:USERS]]
 
 
-def report(ours: Numbers, rows: dict[str, tuple[Numbers, float]]) -> None:
+def report(ours: list[Numbers], rows: dict[str, Row]) -> None:
     print(f"nano, {USERS} users at once, {TOKENS} greedy tokens each, {machine()}\n")
-    print("| server | first token, p50, ms | tokens/s | ours over it |\n|---|---:|---:|---:|")
-    for name, (numbers, ratio) in {"codetune serve": (ours, 1.0), **rows}.items():
-        print(f"| {name} | {numbers.first * 1e3:.0f} | {numbers.rate:.0f} | {ratio:.2f} |")
+    over = " | ".join(f"ours in {dtype} over it" for dtype in DTYPES)
+    print(f"| server | first token, p50, ms | tokens/s | {over} |\n|---|" + "---:|" * 4)
+    mine = {
+        f"codetune serve, {dtype}": Row(numbers, [one.rate / numbers.rate for one in ours])
+        for dtype, numbers in zip(DTYPES, ours, strict=True)
+    }
+    for name, (numbers, ratios) in {**mine, **rows}.items():
+        cells = [f"{numbers.first * 1e3:.0f}", f"{numbers.rate:.0f}", *(f"{r:.2f}" for r in ratios)]
+        print(f"| {name} | {' | '.join(cells)} |")
     print()
     print(json.dumps({"machine": machine(), "ours": ours, "rows": rows}))
 
 
-def _median(many: list[Numbers]) -> Numbers:
+def _median(many: Sequence[Numbers]) -> Numbers:
     return Numbers(
         statistics.median(n.first for n in many), statistics.median(n.rate for n in many)
     )
@@ -144,7 +174,7 @@ def _peers() -> dict[str, Callable[[], AbstractContextManager[Peer | None]]]:
             peers[f"llama.cpp, F16, {threads} threads"] = partial(_llama, folder, threads)
     else:
         print("llama.cpp is left out: pip install xllamacpp gguf", file=sys.stderr)
-    for dtype, batching in itertools.product(("float32", "bfloat16"), (True, False)):
+    for dtype, batching in itertools.product(DTYPES, (True, False)):
         name = f"transformers serve, {dtype}{', continuous batching' if batching else ''}"
         peers[name] = partial(_transformers, folder, dtype, batching)
     return peers

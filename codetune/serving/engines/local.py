@@ -38,8 +38,9 @@ from codetune.serving.stats import EngineStats
 _log = logging.getLogger(__name__)
 _PROMPT_TOKENS = 2 * STRETCH  # read per round while answers are running
 # Seconds between deliveries of text: a small model writes a token in less than one millisecond,
-# and every delivery costs the event loop as much as several tokens cost the model.
-_PACE = 0.01
+# every delivery costs the event loop as much as several tokens cost the model, and nobody sees
+# more than fifty in a second.
+_PACE = 0.02
 _LOADING_POLL = 0.01  # seconds between looks at a model that is being loaded
 _IDLE_POLL = 5.0  # seconds between looks at adapters that nobody uses
 _DRAIN_POLL = 0.02  # seconds
