@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from codetune import __version__
@@ -81,6 +82,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientGoneError, _nobody)
+    app.add_exception_handler(ClientDisconnect, _nobody)  # before all of its request was here
     permissions = Permissions(tables)
     app.add_middleware(Gate, permissions=permissions, logins=logins, login=login)
     app.add_middleware(Guard, hosts=tuple(hosts))

@@ -227,9 +227,9 @@ class Disturbed:
         if victim == "frozen":
             self._freeze()
             return
-        beside = _below(self._server.pid, "worker")
+        beside = below(self._server.pid, "worker")
         # None between two attempts: then the strike is at the worker that is about to begin one.
-        doing = _below(self._server.pid, "codetune.jobs.child")
+        doing = below(self._server.pid, "codetune.jobs.child")
         if victim in ("server", "both"):
             self._server.kill()
             self._server.wait()
@@ -263,7 +263,7 @@ class Disturbed:
             time.sleep(0.05)
 
 
-def _below(pid: int, word: str) -> list[psutil.Process]:
+def below(pid: int, word: str) -> list[psutil.Process]:
     """The descendants of a process whose command names `word`, parents first."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
