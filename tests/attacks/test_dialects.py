@@ -164,6 +164,28 @@ def test_a_client_that_leaves_frees_its_place(server: Running, dialect: str) -> 
         server.settle()
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_failure(
+    ask: httpx.Client, server: Running, dialect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, place = DIALECTS[dialect]["path"], urlsplit(server.url)
+
+    def left() -> list[str]:
+        how = f'{{method="POST",outcome="cancelled",route="{path}",status="499"}}'
+        lines = ask.get("/metrics").text.splitlines()
+        return [line for line in lines if line.startswith(f"codetune_http_requests_total{how}")]
+
+    before = left()
+    with socket.create_connection((place.hostname, place.port), timeout=20) as raw:
+        raw.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode())
+        raw.sendall(b'Content-Length: 100\r\n\r\n{"prompt":')
+    until = time.monotonic() + 20
+    while left() == before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert left() != before
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_reader_that_stalls_holds_no_place(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
