@@ -118,9 +118,10 @@ class Person:
             for character in "amount > limit:":
                 text += character
                 asked = {"prompt": text, "max_tokens": 24, "model": model}
-                answer = self.post("keystroke", "/v1/completions", asked, editor)
                 try:
-                    await asyncio.wait_for(answer, self.chance.uniform(0.005, 0.08))
+                    # Not `wait_for`, in which the end of the load can get lost (Python 3.11).
+                    async with asyncio.timeout(self.chance.uniform(0.005, 0.08)):
+                        await self.post("keystroke", "/v1/completions", asked, editor)
                 except TimeoutError:
                     self.books.answers["keystroke", "given up"] += 1
 

@@ -33,6 +33,13 @@ from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, reg
 # up to 1,024 compiled products, one for each length of a prompt, which takes the first minutes.
 GROWTH, FILLING, FILLED = 24e6, 120e6, 10.0  # after so many minutes, and before
 SETTLED = 20.0  # seconds in which everything has to come to rest
+# Who is killed again and again has not crashed for a reason of its own: it is never given up.
+JOBS = """\
+roots: ['{}']
+backoff: 0.2
+max_crashes: 1000
+max_losses: 1000
+"""
 CONFIG = """\
 serving:
   max_running: 8
@@ -51,7 +58,7 @@ class Soak:
         self.home.mkdir(exist_ok=True)
         self.base = make_base(folder / "tiny")
         self.source = make_source(folder / "source")
-        (self.home / "jobs.yaml").write_text(f"roots: ['{self.source}']\nbackoff: 0.2\n")
+        (self.home / "jobs.yaml").write_text(JOBS.format(self.source))
         (folder / "codetune.yaml").write_text(CONFIG)
         self.config = folder / "codetune.yaml"
         base = base_of(self.base)
