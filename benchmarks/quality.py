@@ -29,6 +29,7 @@ REPORTED = [name for name in REPOSITORIES if name != "grafana/loki"]
 DEVELOPMENT = ["python/mypy", "netbox-community/netbox", "gohugoio/hugo", "denoland/std"]
 
 _RANDOM = "dataset.span_mix={syntax: 0, line: 0, random: 1}"
+_DEFAULT = "+ replay (the default)"
 _BARE = ("dataset.header_rate=0", "dataset.replay_share=0")
 # Each step of the first part adds one thing to the step before; the second part changes one
 # thing of the default.
@@ -37,7 +38,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "+ FIM, random spans": (_RANDOM, *_BARE),
     "+ FIM, syntax-tree and line spans": _BARE,
     "+ repository header": ("dataset.replay_share=0",),
-    "+ replay (the default)": (),
+    _DEFAULT: (),
     "default, full instead of LoRA": ("training.method=full",),
     "default, replay learned as text": ("training.distillation=0",),
     "default, gaps weigh 1": ("training.gap_weight=1",),
@@ -82,7 +83,8 @@ def main() -> int:
                     result = tune(name, variant, arguments)
                     append(arguments.out, result)
                     results[name, variant, arguments.steps] = result
-    print(table([r for (name, *_), r in results.items() if name in names]))
+    chosen = [result for (name, *_), result in results.items() if name in names]
+    print(table(chosen) + "\n\n" + differences(chosen))
     return 0
 
 
@@ -141,6 +143,38 @@ def table(results: list[dict[str, Any]]) -> str:
             cells.append(ratio_of_sums(rows, key) if "match" in key else mean_change(rows, key))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def differences(results: list[dict[str, Any]]) -> str:
+    """What each variant changes, in points of the relative change, paired by repository.
+
+    Against the step before it in the first part, and against the default in the second.
+    """
+    by_variant: dict[str, dict[str, dict[str, Any]]] = {}
+    for result in results:
+        by_variant.setdefault(result["variant"], {})[result["repository"]] = result
+    titles = [title for title in _FIGURES if "match" not in title]  # a count of a few
+    lines = ["| from | to | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
+    before = ""
+    for variant in (one for one in VARIANTS if one in by_variant):
+        pairs = [
+            (by_variant[before][name], result)
+            for name, result in by_variant[variant].items()
+            if before and name in by_variant[before]
+        ]
+        if len(pairs) > 1:
+            cells = [points(pairs, _FIGURES[title]) for title in titles]
+            lines.append(f"| {before} | {variant} | {' | '.join(cells)} |")
+        before = before if before == _DEFAULT else variant
+    return "\n".join(lines)
+
+
+def points(pairs: list[tuple[dict[str, Any], dict[str, Any]]], key: str) -> str:
+    """Mean difference of the relative changes in percentage points, with its interval."""
+    values = [100 * (relative(after, key) - relative(before, key)) for before, after in pairs]
+    mean = sum(values) / len(values)
+    half = _half_width(values, mean)
+    return f"{mean:+.1f} ({mean - half:+.1f} … {mean + half:+.1f})"
 
 
 def mean_change(rows: list[dict[str, Any]], key: str) -> str:
