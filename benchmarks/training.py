@@ -22,6 +22,7 @@ peers'.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -63,6 +64,9 @@ def main() -> int:
     if arguments.side:
         print("\n" + json.dumps(run_side(arguments)))
         return 0
+    if importlib.util.find_spec("trl") is None:
+        print("The peers are not installed: pip install -e '.[bench]'", file=sys.stderr)
+        return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
     dataset = arguments.dataset or own_dataset(arguments.out)
     names = [side for side in SIDES if side != "llamafactory" or arguments.llamafactory]
