@@ -64,7 +64,8 @@ class Soak:
         base = base_of(self.base)
         self.tokens: dict[str, str] = {}
         with Database.open(url) as database, database.write() as session:
-            users.add_user(session, "root1", None, "admin")
+            root = users.add_user(session, "root1", None, "admin")
+            self.root = tokens.make_token(session, root, "soak", SCOPES)[1]
             for order, name in enumerate(USERS):
                 user = users.add_user(session, name, None, "member")
                 self.tokens[name] = tokens.make_token(session, user, "soak", SCOPES)[1]
@@ -123,7 +124,8 @@ class Soak:
                 await one.find_jobs()
             for job, (name, model) in self.books.jobs.items():
                 await people[name].check(job, model)
-            await self._come_to_rest(people[USERS[0]].client)
+            root = Person("root1", self.root, address, self.books, self.source)
+            await self._come_to_rest(root.client)
         except httpx.HTTPError as error:
             self.books.problems.append(f"afterwards: {type(error).__name__}: {error}")
         for one in people.values():
@@ -148,7 +150,7 @@ class Soak:
         """No place is held any more, and every answer that was asked for has ended somehow."""
         deadline = time.monotonic() + SETTLED
         while True:
-            page = metrics((await client.get("/metrics")).text)
+            page = metrics((await client.get("/metrics")).raise_for_status().text)
             running = page["codetune_answers_running"] + page["codetune_answers_waiting"]
             if not running and page["codetune_http_requests_running"] <= 1:
                 break
@@ -157,6 +159,8 @@ class Soak:
                 break
             await asyncio.sleep(0.2)
         ended = page["codetune_answers_total"]
+        if not ended:
+            self.books.problems.append("the metrics page counts no answers")
         if ended != page["codetune_answers_submitted_total"]:
             asked = page["codetune_answers_submitted_total"]
             self.books.problems.append(f"of {asked:g} answers {ended:g} have ended")
