@@ -124,8 +124,8 @@ class Soak:
                 await one.find_jobs()
             for job, (name, model) in self.books.jobs.items():
                 await people[name].check(job, model)
-            root = Person("root1", self.root, address, self.books, self.source)
-            await self._come_to_rest(root.client)
+            async with Person("root1", self.root, address, self.books, self.source).client as root:
+                await self._come_to_rest(root)
         except httpx.HTTPError as error:
             self.books.problems.append(f"afterwards: {type(error).__name__}: {error}")
         for one in people.values():
