@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 # goes on; general code is replayed, for the same reason (Ibrahim et al. 2024, arXiv 2403.08763).
 PRESETS: dict[str, dict[str, Any]] = {
     "continued-pretraining": {
-        "dataset": {"use_ntp": True, "use_fim": False, "use_sft": False, "replay_share": 0.3},
+        "dataset": {"use_ntp": True, "use_fim": False, "use_sft": False},
         "training": {
             "method": "full",
             "learning_rate_scale": 0.3,

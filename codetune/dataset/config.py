@@ -137,7 +137,7 @@ class DatasetOptions(Options):
         description="The share of examples that begin with the repository and path.",
     )
     replay_share: float = option(
-        0.15,
+        0.45,
         ge=0,
         lt=1,
         description="The share of the training text that is general code, so that tuning does "
