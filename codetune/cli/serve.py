@@ -163,6 +163,7 @@ def serve(
         serving_from(home()),
         Database.open(database) as opened,
     ):
+        opened.bind()
         with opened.session() as session:
             login = have_admin(session)
         logins = Logins(opened, home(), project.accounts)

@@ -58,6 +58,7 @@ def worker(slots: int | None, once: bool, with_parent: bool, log: Path | None) -
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, handlers=handlers)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with serving_from(home()), Database.open() as database:
+        database.bind()
         one = Worker(
             database,
             home(),

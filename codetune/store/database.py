@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from codetune.artifacts import home
 from codetune.errors import ConfigError, ConflictError, MissingExtraError, StoreError
+from codetune.store.bound import bind, refuse_if_elsewhere
 
 FILE = "codetune.db"
 VARIABLE = "CODETUNE_DATABASE"
@@ -44,12 +45,15 @@ class Database:
         version of codetune.
 
         Raises:
-            ConfigError: the URL is none that can be used.
+            ConfigError: the URL is none that can be used; or there is none, and the home's server
+                used another database than the home's.
             MissingExtraError: PostgreSQL without the extra `postgres`.
             StoreError: it cannot be reached, or a newer version of codetune has written it.
         """
         from codetune.store.schema import migrate
 
+        if url is None and VARIABLE not in os.environ:
+            refuse_if_elsewhere(home(), VARIABLE)
         database = cls(_engine(_url(url or os.environ.get(VARIABLE))))
         try:
             migrate(database)
@@ -61,12 +65,20 @@ class Database:
     @property
     def url(self) -> str:
         """Where it is, without the password."""
-        return self._engine.url.render_as_string(hide_password=True)
+        url = self._engine.url
+        secret = [name for name in url.query if "pass" in name]
+        shown = url.set(drivername=url.get_backend_name()).difference_update_query(secret)
+        return shown.render_as_string(hide_password=True)
 
     @property
     def secret_url(self) -> str:
         """What `open` takes, for a child process; with the password."""
         return self._engine.url.render_as_string(hide_password=False)
+
+    def bind(self) -> None:
+        """Say in this machine's home that its server uses this database; see `bound`."""
+        own = self.is_sqlite and Path(self._engine.url.database or "") == home() / FILE
+        bind(home(), None if own else self.url)
 
     @property
     def engine(self) -> Engine:

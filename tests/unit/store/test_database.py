@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
+from codetune.artifacts import home
 from codetune.errors import ConfigError, ConflictError, StoreError
-from codetune.store.database import Database
+from codetune.store.database import FILE, VARIABLE, Database
 from codetune.store.schema import configuration, versions
 from codetune.store.usage import Usage
 from codetune.store.users import LOCAL_USER, User
@@ -121,6 +122,32 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     with pytest.raises(StoreError, match="cannot be used") as caught:
         Database.open("postgresql://codetune:hidden@127.0.0.1:1/codetune")
     assert "hidden" not in str(caught.value)
+
+
+def test_no_password_is_shown_wherever_it_stands() -> None:
+    urls = ("postgresql://u:hidden@h/x", "postgresql://u@h/x?password=hidden&sslmode=require")
+    shown = [Database(create_engine(url.replace(":", "+psycopg:", 1))).url for url in urls]
+    assert shown == ["postgresql://u:***@h/x", "postgresql://u@h/x?sslmode=require"]
+
+
+def test_a_home_whose_server_used_another_database_has_to_be_told_which(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    home().mkdir()
+    database.bind()
+    with pytest.raises(ConfigError, match="is not set") as caught:
+        Database.open()
+    assert database.url in str(caught.value)
+    assert not (home() / FILE).exists()
+    monkeypatch.setenv(VARIABLE, database.secret_url)
+    Database.open().close()
+    monkeypatch.setenv(VARIABLE, "")  # a server in the folder itself, from now on
+    with Database.open() as own:
+        own.bind()
+    monkeypatch.delenv(VARIABLE)
+    Database.open().close()
 
 
 def test_versions_are_numbered_without_a_gap() -> None:
