@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codetune.artifacts import home
 from codetune.errors import ModelError, UnsafeModelError, nearest
 from codetune.models.architecture import is_seq2seq
 from codetune.models.hardware import machine
@@ -72,7 +73,7 @@ def resolve_base(name: str) -> BaseModel:
             ".save_pretrained(…) writes one beside the model.",
         )
     # A card keeps the name: it has to mean the same wherever somebody reads it.
-    known = name if name in EMBEDDED or not Path(name).expanduser().is_dir() else str(path)
+    known = name if name in EMBEDDED or _folder(name) is None else str(path)
     return BaseModel(known, path, weights_digest(path), str(config["model_type"]))
 
 
@@ -339,15 +340,24 @@ def _find(name: str) -> Path:
         if not EMBEDDED[name].is_dir():
             raise ModelError(f"The embedded model '{name}' is not part of this installation.")
         return EMBEDDED[name]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
+    if (folder := _folder(name)) is not None:
+        return folder
     if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../")):
         return _fetch(name)
     raise ModelError(
         f"There is no base model '{name}'.",
         advice=f"It is a folder, or an id of the hub (owner/name). {nearest(name, EMBEDDED)}",
     )
+
+
+def _folder(name: str) -> Path | None:
+    """The folder called `name`: in this home, if it is a model of one that was moved here."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    here = home().joinpath(*folder.parts[-3:])  # as the registry keeps it, models/VERSION/model
+    ours = folder.is_absolute() and folder.parts[-3:-2] == ("models",) and here.is_dir()
+    return here.resolve() if ours else None
 
 
 def _fetch(name: str) -> Path:

@@ -58,6 +58,21 @@ def test_a_folder_has_the_same_name_wherever_it_is_read(
     assert resolve_base("nano").name == "nano"
 
 
+def test_a_model_of_ours_is_found_in_a_home_that_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was tuned from it keeps the path it had in the old home."""
+    monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "new"))
+    old = tmp_path / "old" / "models" / "shop-1" / "model"
+    moved = tmp_path / "new" / "models" / "shop-1" / "model"
+    with pytest.raises(ModelError, match="There is no base model"):
+        resolve_base(str(old))
+    shutil.copytree(resolve_base("nano").path, moved)
+    assert resolve_base(str(old)).path == resolve_base(str(moved)).path == moved.resolve()
+    with pytest.raises(ModelError, match="There is no base model"):
+        resolve_base(str(old.with_name("other")))
+
+
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     index = {"weight_map": {"a": "model-1.safetensors"}}
