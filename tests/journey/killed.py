@@ -354,12 +354,14 @@ def database_of(name: str) -> Iterator[str | None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="a new one, for homes and logs")
     parser.add_argument("--moments", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--layout", choices=tuple(VICTIMS), default="beside")
     arguments = parser.parse_args()
+    if arguments.folder.exists():
+        parser.error(f"{arguments.folder} is there already: name a new folder")
     arguments.folder.mkdir(parents=True)
     expected = undisturbed(arguments.folder)
     chosen = moments(arguments.moments, arguments.seed, arguments.layout)

@@ -207,10 +207,12 @@ def report(books: Books) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="a new one, for homes and logs")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     arguments = parser.parse_args()
+    if arguments.folder.exists():
+        parser.error(f"{arguments.folder} is there already: name a new folder")
     arguments.folder.mkdir(parents=True)
     with database_of(arguments.database) as url:
         file = arguments.folder / "home" / "codetune.db"
