@@ -111,7 +111,7 @@ def lost(config: Mapping[str, Any], tool: str) -> list[str]:
         found.append(
             "dataset.replay_share: general code is a stream of its own, replay: add it to the data"
         )
-        if training["distillation"] > 0 and training["method"] != "full":
+        if training["distillation"] != 0 and training["method"] != "full":
             found.append("training.distillation: general code is learned as any other text")
     if training["forgetting_limit"] is not None:
         found.append("training.forgetting_limit: the weights stay where training leaves them")

@@ -239,7 +239,7 @@ class _Run:
         model = prepare(loaded, options, parent=self.base.parent)
         plan = make_plan(store, held_out, options, parameters=parameters)
         plan = replace(plan, learning_rate=plan.learning_rate * recovery.now.rate)
-        objective = make_objective(model, base_teaches=options.distillation > 0)
+        objective = make_objective(model, base_teaches=plan.distillation > 0)
         longest = max(int(s.lengths.max()) for s in (store, held_out) if len(s))
         chosen = check_objective(objective, min(store.vocab_size, objective.vocabulary), longest)
         log.info("%s, %s; %s; %s", device, dtype, chosen, plan)
@@ -266,7 +266,7 @@ class _Run:
                 plan.rows_per_batch,
                 options.seed,
                 options.gap_weight,
-                options.distillation if objective.base_teaches else None,
+                plan.distillation if objective.base_teaches else None,
             ),
             validation=[make_batch(held_out, part) for part in plan.validation_batches],
             streams=names_of(held_out, plan.validation_batches),

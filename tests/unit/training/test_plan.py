@@ -60,6 +60,14 @@ def test_larger_models_get_smaller_rates_and_lora_larger_ones(plan: Any) -> None
     assert plan(learning_rate=0.5, learning_rate_scale=0.3).learning_rate == 0.5
 
 
+def test_replayed_code_weighs_more_in_longer_runs(plan: Any) -> None:
+    room = {"window": 200, "batch_tokens": 4000, "micro_batch_tokens": 4000}
+    weights = [plan(epochs=n, **room).distillation for n in (1, 10, 15, 30)]  # of 0.1 M tokens
+    assert weights == [3.0, pytest.approx(4.0), pytest.approx(6.0), 10.0]
+    assert plan(epochs=30, max_steps=250, **room).distillation == pytest.approx(4.0)
+    assert plan(distillation=0).distillation == 0
+
+
 def test_validation_is_bounded(plan: Any) -> None:
     assert sum(map(len, plan(validation_tokens=500).validation_batches)) == 10
     assert plan(validation_tokens=0).validation_batches == ()
