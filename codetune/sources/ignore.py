@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
+_SLASH = "ps_d"
+
+
 class Ignored:
     """What has been learned from the .gitignore files met so far, top down."""
 
@@ -33,9 +36,27 @@ class Ignored:
             spec = self._specs.get(folder)
             if spec is not None:
                 verdict = spec.check_file(path[len(folder) :]).include
+                if verdict is False:  # perhaps for a folder above it, which is no matter here
+                    verdict = _last_of_its_own(spec, path[len(folder) :])
                 if verdict is not None:
                     return bool(verdict)
         return False
+
+
+def _last_of_its_own(spec: Any, path: str) -> bool | None:
+    """What the last pattern says that matches `path` itself; None where there is none.
+
+    pathspec lets a pattern match all that lies below what it names, too. For git "!a" takes
+    nothing back of what another pattern ignores within a.
+    """
+    for pattern in reversed(spec.patterns):
+        found = pattern.regex.match(path) if pattern.include is not None else None
+        # The group is the slash behind a folder that the pattern names.
+        if found and found.groupdict().get(_SLASH) is None:
+            return bool(pattern.include)
+        if found and found.end(_SLASH) == len(path):
+            return bool(pattern.include)
+    return None
 
 
 def is_pattern(line: str) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codetune.artifacts import digest_of
@@ -95,8 +95,9 @@ PATTERNS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(top=PATTERNS, nested=PATTERNS, paths=st.sets(PATHS, min_size=1, max_size=5))
+@example(top=["**/c.py", "!d.log"], nested=[], paths={"d.log/c.py/a"})
 def test_ignoring_agrees_with_git(tmp_path_factory, top, nested, paths):
     root = tmp_path_factory.mktemp("agree")
     git(root, "init", "-q")
