@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,20 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codetune.artifacts import home
-from codetune.errors import ModelError, UnsafeModelError, nearest
+from codetune.errors import ModelError, UnsafeModelError
 from codetune.models.architecture import is_seq2seq
 from codetune.models.hardware import machine
+from codetune.models.places import EMBEDDED, base_folder, find_base, first_line
 from codetune.models.quantised import Bits, keep_layout, quantisation, quiet_bitsandbytes
 
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED = {"nano": Path(__file__).parent / "nano" / "weights"}
 BASE_FILE = "base.json"  # beside an adapter: the base it was trained on, and its digest
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
-_HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
 _HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format itself
 
 
@@ -64,7 +59,7 @@ def resolve_base(name: str) -> BaseModel:
         ModelError: there is no such model, or its folder is incomplete or damaged.
         UnsafeModelError: its folder brings code or pickles instead of safetensors.
     """
-    path = _find(name)
+    path = find_base(name)
     config = check_folder(path)
     if not (path / "tokenizer.json").is_file():
         raise ModelError(
@@ -73,7 +68,7 @@ def resolve_base(name: str) -> BaseModel:
             ".save_pretrained(…) writes one beside the model.",
         )
     # A card keeps the name: it has to mean the same wherever somebody reads it.
-    known = name if name in EMBEDDED or _folder(name) is None else str(path)
+    known = name if name in EMBEDDED or base_folder(name) is None else str(path)
     return BaseModel(known, path, weights_digest(path), str(config["model_type"]))
 
 
@@ -233,7 +228,7 @@ def load_model(
             )
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{path} cannot be loaded: {_first_line(error)}",
+                f"{path} cannot be loaded: {first_line(error)}",
                 advice="It must be a language model that transformers "
                 f"{transformers.__version__} knows.",
             ) from error
@@ -278,7 +273,7 @@ def load_adapter(
                 )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(
-            f"The adapter in {path} does not fit this base: {_first_line(error)}",
+            f"The adapter in {path} does not fit this base: {first_line(error)}",
             advice="Use the base that it was trained on.",
         ) from error
     return tuned.eval()
@@ -335,55 +330,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _find(name: str) -> Path:
-    if name in EMBEDDED:
-        if not EMBEDDED[name].is_dir():
-            raise ModelError(f"The embedded model '{name}' is not part of this installation.")
-        return EMBEDDED[name]
-    if (folder := _folder(name)) is not None:
-        return folder
-    if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../")):
-        return _fetch(name)
-    raise ModelError(
-        f"There is no base model '{name}'.",
-        advice=f"It is a folder, or an id of the hub (owner/name). {nearest(name, EMBEDDED)}",
-    )
-
-
-def _folder(name: str) -> Path | None:
-    """The folder called `name`: in this home, if it is a model of one that was moved here."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    here = home().joinpath(*folder.parts[-3:])  # as the registry keeps it, models/VERSION/model
-    ours = folder.is_absolute() and folder.parts[-3:-2] == ("models",) and here.is_dir()
-    return here.resolve() if ours else None
-
-
-def _fetch(name: str) -> Path:
-    """Bring a model from the hub (or its cache) without its pickles."""
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:
-        # huggingface_hub raises its own, httpx's and OSErrors: this is the one boundary.
-        offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-        raise ModelError(
-            f"'{name}' is no folder, and the hub does not give it: {_first_line(error)}",
-            advice="HF_HUB_OFFLINE is set: only models already fetched can be used."
-            if offline
-            else "Check the name and the network, or give a folder.",
-        ) from error
-
-
 def _pickles(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.suffix in _PICKLES)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")[:300]
 
 
 @contextmanager

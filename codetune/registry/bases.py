@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from codetune.errors import CodetuneError
-from codetune.models.load import EMBEDDED, BaseModel, resolve_base, weight_files
+from codetune.models.load import BaseModel, resolve_base, weight_files
+from codetune.models.places import EMBEDDED
 from codetune.records import ModelCard
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codetune.errors import LoginError, RegistryError, UnservableModelError, nearest
-from codetune.models.load import EMBEDDED, BaseModel, resolve_base
+from codetune.models.load import BaseModel, resolve_base
+from codetune.models.places import EMBEDDED
 from codetune.records import ModelCard
 from codetune.registry.cards import Registry
 from codetune.registry.files import MODEL

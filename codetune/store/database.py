@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from codetune.artifacts import home
 from codetune.errors import ConfigError, ConflictError, MissingExtraError, StoreError
-from codetune.store.bound import bind, refuse_if_elsewhere
+from codetune.store.home_database import bind, refuse_if_elsewhere
 
 FILE = "codetune.db"
 VARIABLE = "CODETUNE_DATABASE"
@@ -76,7 +76,7 @@ class Database:
         return self._engine.url.render_as_string(hide_password=False)
 
     def bind(self) -> None:
-        """Say in this machine's home that its server uses this database; see `bound`."""
+        """Say in this machine's home that its server uses this database; see `home_database`."""
         own = self.is_sqlite and Path(self._engine.url.database or "") == home() / FILE
         bind(home(), None if own else self.url)
 

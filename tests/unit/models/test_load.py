@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from codetune.errors import ModelError
 from codetune.models import hardware
-from codetune.models.load import EMBEDDED, device_and_dtype, load_model, resolve_base
+from codetune.models.load import device_and_dtype, load_model, resolve_base
+from codetune.models.places import EMBEDDED
 
 
 def test_embedded_model_loads_in_this_machines_best_type() -> None:
