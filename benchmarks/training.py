@@ -173,12 +173,14 @@ def run_side(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def with_codetune(method: str, dataset: Path, tokens: int, folder: Path) -> dict[str, Any]:
     from codetune.artifacts import open_artifact
+    from codetune.models.footprint import bound_kernels
     from codetune.models.load import resolve_base
     from codetune.progress import Progress
     from codetune.training.config import TrainingOptions
     from codetune.training.metrics import read_metrics
     from codetune.training.train import train
 
+    bound_kernels()  # as `codetune tune` does
     batch = 8 * ROW  # what TRL's default eight examples hold when they are full rows
     options = TrainingOptions(
         method=method,

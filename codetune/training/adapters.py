@@ -7,6 +7,7 @@ matrix product itself (`addmm`), forwards and backwards. The weights stay PEFT's
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class _Aside(threading.local):
+    """Whether this thread computes without the adapters of short layers."""
+
+    on = False
+
+
+_aside = _Aside()
 
 
 def speed_up(model: nn.Module) -> int:
@@ -31,24 +41,43 @@ def speed_up(model: nn.Module) -> int:
     return changed
 
 
+def is_short(model: nn.Module) -> bool:
+    """Whether all of the model's adapters use the short forward, if it has any.
+
+    Then `set_aside` changes nothing of the model, and concerns this thread alone.
+    """
+    return all(hasattr(layer.forward, "short") for layer in _adapted(model))
+
+
 @contextmanager
 def set_aside(model: nn.Module, name: str = "default") -> Iterator[None]:
     """While it lasts, a PEFT model computes without its adapter `name`, and with those below it.
 
     PEFT's own `disable_adapter` leaves out all of them, and trains all of them from then on.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
-    before = [(layer, layer._active_adapter, layer._disable_adapters) for layer in layers]
+    if name == "default" and is_short(model):
+        before, _aside.on = _aside.on, True
+        try:
+            yield
+        finally:
+            _aside.on = before
+        return
+    layers = _adapted(model)
+    states = [(layer, layer._active_adapter, layer._disable_adapters) for layer in layers]
     for layer in layers:
         below = [other for other in layer.active_adapters if other != name]
         layer._active_adapter, layer._disable_adapters = below, not below
     try:
         yield
     finally:
-        for layer, active, disabled in before:
+        for layer, active, disabled in states:
             layer._active_adapter, layer._disable_adapters = active, disabled
+
+
+def _adapted(model: nn.Module) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 def _is_plain(layer: Any) -> bool:
@@ -71,13 +100,14 @@ def _forward_of(layer: Any) -> Any:
     base = layer.base_layer
 
     def forward(x: Tensor) -> Tensor:
-        if layer.disable_adapters:
+        if _aside.on or layer.disable_adapters:
             return F.linear(x, base.weight, base.bias)
         out: Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]
             x, base.weight, base.bias, down.weight, up.weight, scale
         )
         return out
 
+    forward.short = True  # type: ignore[attr-defined]
     return forward
 
 
@@ -90,7 +120,7 @@ class _LowRank(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         narrow = rows @ a.T
-        out = torch.addmm(F.linear(rows, weight, bias), narrow, b.T, alpha=scale)
+        out = F.linear(rows, weight, bias).addmm_(narrow, b.T, alpha=scale)
         ctx.save_for_backward(rows, weight, a, b, narrow)
         ctx.scale = scale
         return out.view(*x.shape[:-1], -1)
@@ -99,12 +129,11 @@ class _LowRank(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         rows, weight, a, b, narrow = ctx.saved_tensors
         above = upstream[0].reshape(-1, weight.shape[0])
-        above_narrow = (above @ b) * ctx.scale
+        above_narrow = above @ (b * ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.addmm(above @ weight, above_narrow, a).view(
-                *upstream[0].shape[:-1], weight.shape[1]
-            )
+            dx = (above @ weight).addmm_(above_narrow, a)
+            dx = dx.view(*upstream[0].shape[:-1], weight.shape[1])
         da = above_narrow.T @ rows
         db = (above.T @ narrow) * ctx.scale
         return dx, None, None, da, db, None

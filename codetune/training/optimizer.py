@@ -9,7 +9,7 @@ float32 model the masters are the model's own weights.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,12 @@ class Masters(torch.optim.Optimizer):
         self.round_to_model()
         self.zero_grad(set_to_none=True)
         return result
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add up gradients that were not left at the weights, in the order of `weights`."""
+        for master, gradient in zip(self.masters.values(), gradients, strict=True):
+            if gradient is not None:
+                _add(master, gradient)
 
     def forget_gradients(self) -> None:
         """Drop what has been added up, and what a pass that broke off left at the weights."""
@@ -252,8 +258,11 @@ OPTIMIZERS = {
 def _adds_gradient_to(master: nn.Parameter) -> Callable[[Tensor], None]:
     def hook(weight: Tensor) -> None:
         if weight.grad is not None:
-            gradient = weight.grad.float()
-            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            _add(master, weight.grad)
             weight.grad = None
 
     return hook
+
+
+def _add(master: nn.Parameter, gradient: Tensor) -> None:
+    master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)

@@ -37,7 +37,7 @@ class Pairs:
 class PairObjective:
     """Runs an encoder-decoder model; documents are rows of their own."""
 
-    base_teaches = False
+    base_teaches = shareable = False
 
     def __init__(self, model: nn.Module) -> None:
         wrapped: Any = model

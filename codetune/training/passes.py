@@ -8,15 +8,19 @@ the step is the same as it would have been: the same documents, one gradient, on
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from codetune.models.architecture import count_parameters
 from codetune.training.batches import Batch, split
 from codetune.training.objective import Objective
 from codetune.training.optimizer import Masters
 from codetune.training.recovery import OutOfMemory, Recovery, is_out_of_memory
+from codetune.training.threads import Shares, Threads
 
 
 class Passes:
@@ -36,6 +40,8 @@ class Passes:
         self.objective, self.optimizer, self.recovery = objective, optimizer, recovery
         self.accumulation, self.recover = accumulation, recover
         self.step = 0
+        parameters = count_parameters(objective.model)
+        self.threads = Threads.of(parameters) if objective.shareable else None
         self._done: list[tuple[Batch, float]] = []  # micro-batches of this step
         recovery.now.checkpointing |= checkpointing  # what is done already is no remedy
         if recovery.now.checkpointing:
@@ -74,7 +80,7 @@ class Passes:
         """
         while True:
             try:
-                pairs = [self.objective.summed(part) for part in self._parts(batch)]
+                pairs = [pair for part in self._parts(batch) for pair in self._summed(part)]
                 return sum(total for total, _ in pairs), sum(count for _, count in pairs)
             except (RuntimeError, MemoryError) as error:
                 why = _why(error)
@@ -123,10 +129,33 @@ class Passes:
     def _learn_once(self, batch: Batch, divisor: float) -> Tensor:
         losses = []
         for part in self._parts(batch):
+            if shares := self._shares(part):
+                learn = partial(self._gradients, divisor=divisor)
+                for loss, gradients in shares.run(learn):
+                    self.optimizer.add(gradients)
+                    losses.append(loss)
+                continue
             loss = self.objective.loss(part, divisor=divisor)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _gradients(self, batch: Batch, divisor: float) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The batch's share of the loss, and its gradients in the optimizer's order."""
+        loss = self.objective.loss(batch, divisor=divisor)
+        weights = list(self.optimizer.weights.values())
+        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+    def _summed(self, batch: Batch) -> list[tuple[float, int]]:
+        if shares := self._shares(batch):
+            return shares.run(self.objective.summed)
+        return [self.objective.summed(batch)]
+
+    def _shares(self, batch: Batch) -> Shares | None:
+        """The batch shared out among threads; None where one pass of all threads is better."""
+        if self.threads is None or self.recovery.now.checkpointing:
+            return None
+        return self.threads.share(batch, base_teaches=self.objective.base_teaches)
 
     def _drop(self) -> None:
         self.optimizer.forget_gradients()

@@ -93,5 +93,5 @@ def _batch_tokens(tokens: int) -> int:
 
 
 def _micro_batch_tokens(parameters: int) -> int:
-    """Small models want more tokens a pass to keep the cores busy, large ones less memory."""
-    return 4096 if parameters < 100_000_000 else 2048
+    """Small models want more tokens a pass to keep each thread busy, large ones less memory."""
+    return 8192 if parameters < 100_000_000 else 2048
