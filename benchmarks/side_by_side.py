@@ -108,6 +108,7 @@ def train(seconds: float, method: str, *, shared: bool) -> float:
     from codetune.training.optimizer import make_optimizer
     from codetune.training.passes import Passes
     from codetune.training.recovery import Recovery
+    from codetune.training.threads import Threads
 
     base, options = resolve_base("nano"), TrainingOptions(method=method)
     loaded = load_base(base, options, dtype=torch.bfloat16, device=torch.device("cpu"))
@@ -116,10 +117,14 @@ def train(seconds: float, method: str, *, shared: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         recovery = Recovery(Path(folder), logging.getLogger(__name__), Progress())
     passes = Passes(
-        objective, optimizer, recovery, accumulation=1, recover=False, checkpointing=False
+        objective,
+        optimizer,
+        recovery,
+        accumulation=1,
+        recover=False,
+        checkpointing=False,
+        threads=Threads.of(objective.model) if shared else None,
     )
-    if not shared:
-        passes.threads = None
     torch.manual_seed(0)
     batches = []
     for _ in range(BATCHES):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from codetune.models.architecture import sliding_window
 from codetune.models.linear_loss import linear_cross_entropy, linear_distillation
 from codetune.training import attention
-from codetune.training.adapters import is_short, set_aside
+from codetune.training.adapters import set_aside
 from codetune.training.batches import Batch
 from codetune.training.norms import quicken_norms
 
@@ -35,10 +35,6 @@ class Objective(Protocol):
     causal: Any  # the language model inside
     vocabulary: int  # token ids that the model knows
     base_teaches: bool  # replayed documents are learned from the base, not from their text
-
-    @property
-    def shareable(self) -> bool:
-        """Whether threads may run passes at the same time: none changes the model meanwhile."""
 
     def loss(self, batch: Batch, divisor: float | None = None) -> Tensor:
         """Weighted cross-entropy in nats, summed, over `divisor` (default: the batch's mass)."""
@@ -75,11 +71,6 @@ class CausalObjective:
         attention.register()
         self.way: Way = "documents"
         self.use(self.way)
-
-    @property
-    def shareable(self) -> bool:
-        """Whether threads may run passes at the same time: none changes the model meanwhile."""
-        return self.head.weight.device.type == "cpu" and is_short(self.model)
 
     def use(self, way: Way) -> None:
         """Keep documents apart in this way from now on."""

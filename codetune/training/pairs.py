@@ -37,7 +37,7 @@ class Pairs:
 class PairObjective:
     """Runs an encoder-decoder model; documents are rows of their own."""
 
-    base_teaches = shareable = False
+    base_teaches = False
 
     def __init__(self, model: nn.Module) -> None:
         wrapped: Any = model

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codetune.models.architecture import count_parameters
 from codetune.training.batches import Batch, split
 from codetune.training.objective import Objective
 from codetune.training.optimizer import Masters
@@ -35,13 +34,12 @@ class Passes:
         accumulation: int,
         recover: bool,
         checkpointing: bool,
+        threads: Threads | None = None,
     ) -> None:
-        """`checkpointing` computes activations twice from the first pass on."""
+        """`checkpointing` computes activations twice from the first pass on; `threads` share."""
         self.objective, self.optimizer, self.recovery = objective, optimizer, recovery
-        self.accumulation, self.recover = accumulation, recover
+        self.accumulation, self.recover, self.threads = accumulation, recover, threads
         self.step = 0
-        parameters = count_parameters(objective.model)
-        self.threads = Threads.of(parameters) if objective.shareable else None
         self._done: list[tuple[Batch, float]] = []  # micro-batches of this step
         recovery.now.checkpointing |= checkpointing  # what is done already is no remedy
         if recovery.now.checkpointing:

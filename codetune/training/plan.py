@@ -34,9 +34,14 @@ class Plan:
 
 
 def make_plan(
-    train: TokenStore, validation: TokenStore, options: TrainingOptions, *, parameters: int
+    train: TokenStore,
+    validation: TokenStore,
+    options: TrainingOptions,
+    *,
+    parameters: int,
+    shared: bool = False,
 ) -> Plan:
-    """Choose what the options leave open.
+    """Choose what the options leave open; `shared`: threads share each pass.
 
     Raises:
         TrainingError: there is nothing to train on, or an example is longer than the window.
@@ -47,7 +52,7 @@ def make_plan(
             advice="Add sources, or loosen corpus and dataset options; "
             "`codetune build SOURCE --json` shows what was dropped and why.",
         )
-    micro = options.micro_batch_tokens or _micro_batch_tokens(parameters)
+    micro = options.micro_batch_tokens or _micro_batch_tokens(parameters, shared)
     batch = options.batch_tokens or _batch_tokens(train.tokens)
     longest = int(train.lengths.max())
     window = options.window or max(min(_LEAST_WINDOW, micro, batch), longest)
@@ -92,6 +97,8 @@ def _batch_tokens(tokens: int) -> int:
     return 1 << min(15, max(12, round(math.log2(max(1, tokens / 100)))))
 
 
-def _micro_batch_tokens(parameters: int) -> int:
+def _micro_batch_tokens(parameters: int, shared: bool) -> int:
     """Small models want more tokens a pass to keep each thread busy, large ones less memory."""
-    return 8192 if parameters < 100_000_000 else 2048
+    if shared:
+        return 8192
+    return 4096 if parameters < 100_000_000 else 2048

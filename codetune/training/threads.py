@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
+from codetune.models.architecture import count_parameters
 from codetune.models.tokens import Flags
+from codetune.training.adapters import is_short
 from codetune.training.batches import Batch
 
 LEAST_TOKENS = 2048  # of a share: kernels on fewer rows take longer for each
@@ -29,10 +32,17 @@ class Threads:
     """Threads for passes of their own; torch's number of threads is divided between them."""
 
     @staticmethod
-    def of(parameters: int) -> Threads | None:
-        """Those for a model of this size on this machine's CPU, if they are worth it."""
-        count = torch.get_num_threads()
-        return Threads(count) if count > 1 and parameters < MOST_PARAMETERS else None
+    def of(model: nn.Module) -> Threads | None:
+        """Those for this model, PEFT's or the base itself, where threads can share its passes.
+
+        Nothing of it may change in a pass: not with GPUs, dropout, DoRA or quantised layers.
+        """
+        whole: Any = model
+        count, parameters = torch.get_num_threads(), count_parameters(model)
+        if count < 2 or parameters >= MOST_PARAMETERS or whole.config.is_encoder_decoder:
+            return None
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        return Threads(count) if on_cpu and is_short(model) else None
 
     def __init__(self, most: int) -> None:
         self.most, self._all = most, torch.get_num_threads()

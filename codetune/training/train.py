@@ -229,6 +229,7 @@ class _Run:
         from codetune.training.plan import make_plan
         from codetune.training.selfcheck import check_objective
         from codetune.training.streams import names_of
+        from codetune.training.threads import Threads
 
         options = self.options
         store, held_out = self._stores()
@@ -237,7 +238,10 @@ class _Run:
         loaded = load_base(self.base, options, dtype=dtype, device=device, bits=recovery.now.bits)
         parameters = count_parameters(loaded)
         model = prepare(loaded, options, parent=self.base.parent)
-        plan = make_plan(store, held_out, options, parameters=parameters)
+        threads = Threads.of(model)
+        plan = make_plan(
+            store, held_out, options, parameters=parameters, shared=threads is not None
+        )
         plan = replace(plan, learning_rate=plan.learning_rate * recovery.now.rate)
         objective = make_objective(model, base_teaches=plan.distillation > 0)
         longest = max(int(s.lengths.max()) for s in (store, held_out) if len(s))
@@ -259,6 +263,7 @@ class _Run:
                 accumulation=plan.accumulation,
                 recover=options.recover,
                 checkpointing=options.gradient_checkpointing,
+                threads=threads,
             ),
             data=MicroBatches(
                 store,

@@ -23,7 +23,7 @@ from codetune.training.objective import CausalObjective
 from codetune.training.optimizer import make_optimizer
 from codetune.training.passes import Passes
 from codetune.training.recovery import OutOfMemory, Recovery
-from codetune.training.threads import MOST_PARAMETERS, Threads
+from codetune.training.threads import Threads
 
 LENGTHS = (30, 25, 60, 12, 41, 50)
 REPLAYED = (1, 4)
@@ -61,7 +61,15 @@ def passes_of(base: BaseModel, folder: Path, method: str = "lora", **options: An
     objective = CausalObjective(model, base_teaches=True)
     optimizer = make_optimizer("adamw", trained(model), lr=1e-3, weight_decay=0.0)
     recovery = Recovery(folder, logging.getLogger(__name__), Progress())
-    return Passes(objective, optimizer, recovery, accumulation=1, recover=True, checkpointing=False)
+    return Passes(
+        objective,
+        optimizer,
+        recovery,
+        accumulation=1,
+        recover=True,
+        checkpointing=False,
+        threads=Threads.of(model),
+    )
 
 
 def learned(passes: Passes, batch: Batch, times: int = 1) -> tuple[float, list[torch.Tensor]]:
@@ -125,10 +133,13 @@ def test_who_has_too_little_to_share_does_not(
     assert len(threads.share(batch, base_teaches=False).documents) == 4  # type: ignore[union-attr]
     monkeypatch.setattr(module, "LEAST_TOKENS", 110)
     assert threads.share(batch, base_teaches=False) is None
-    assert Threads.of(MOST_PARAMETERS) is None
     # Dropout draws from one stream of random numbers: its layers keep PEFT's forward.
     noisy = passes_of(base, tmp_path, dropout=0.1)
     assert noisy.threads is None and not is_short(noisy.objective.model)
+    monkeypatch.setattr(module, "MOST_PARAMETERS", 1000)
+    assert passes_of(base, tmp_path).threads is None
+    monkeypatch.undo()
+    assert passes_of(base, tmp_path).threads is not None
     torch.set_num_threads(1)
     assert passes_of(base, tmp_path).threads is None
 
