@@ -17,7 +17,6 @@ from codetune.records import ModelCard
 EXAMPLES = 10
 _PREFIX_LINES, _SUFFIX_LINES = 10, 5
 _DROPPED_SHOWN = 4  # files named per reason
-_SPLITS = {"time": "written after the cut-off", "file": "files kept out of training"}
 _REASONS = {
     "binary": "not text",
     "vendored": "other people's code",
@@ -184,13 +183,18 @@ def _completions(file: Path, limit: int) -> Iterator[dict[str, Any]]:
 
 
 def _by_stream(streams: Mapping[str, Any]) -> list[tuple[str, str | None]]:
-    """Each stream's held-out loss, where there is more than one."""
+    """Each stream's validation loss, where there is more than one."""
     if len(streams) < 2:
         return []
     return [
-        (f"of {STREAMS.get(name, name)}", _from_to(loss.get("first"), loss.get("best")))
+        (f"of {STREAMS.get(name, name)}", _base_to_saved(loss))
         for name, loss in sorted(streams.items(), key=_stream_place)
     ]
+
+
+def _base_to_saved(loss: Mapping[str, float | None]) -> str | None:
+    """From the base's loss to that of the model that was saved, which may have gone back a part."""
+    return _from_to(loss.get("first"), loss.get("saved", loss.get("best")))
 
 
 def _stream_place(item: tuple[str, Any]) -> tuple[int, str]:
@@ -219,7 +223,7 @@ def training_facts(stages: Stages) -> list[tuple[str, str]]:
             "Training loss, first and last tenth of the steps",
             _from_to(loss.get("first"), loss.get("last")),
         ),
-        ("Validation loss", _from_to(validation.get("first"), validation.get("best"))),
+        ("Validation loss", _base_to_saved(validation)),
         *_by_stream(s.get("validation_by_stream") or {}),
         ("Best step", _of(s.get("best_step"), count)),
         ("Change kept, so as not to forget", _of(s.get("retention"), _retention)),

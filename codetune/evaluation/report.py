@@ -30,6 +30,7 @@ HTML, MARKDOWN, PICTURE, CURVE = "report.html", "report.md", "scorecard.png", "l
 _DERIVED = {
     "corpus": ("version",),
     "dataset": ("recipe", "version"),
+    "training": ("version",),
     "evaluation": ("precision", "version"),
 }
 

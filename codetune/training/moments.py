@@ -37,10 +37,13 @@ class Moments:
     general: Tensor
 
     def bend(self, change: Tensor, share: float) -> Tensor:
-        """`change` (…, inputs) times tR · (tR + (1 - t)G)⁻¹, with t = `share` in (0, 1]."""
+        """`change` (…, inputs) times tR · (tR + (1 - t)G)⁻¹, with t = `share` in (0, 1].
+
+        It is computed where the moments are; the result is where `change` is.
+        """
         own = share * self.own
         factor = torch.linalg.cholesky(own + (1 - share) * self.general)
-        return torch.cholesky_solve(own @ change.T, factor).T
+        return torch.cholesky_solve(own @ change.T.to(own.device), factor).T.to(change.device)
 
 
 def affordable(layers: Mapping[str, Any], most: int = _MOST) -> dict[str, nn.Module]:
@@ -58,7 +61,8 @@ def affordable(layers: Mapping[str, Any], most: int = _MOST) -> dict[str, nn.Mod
 def second_moments(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, Tensor]:
     """E[x xᵀ], drawn a little towards its diagonal, of what each layer reads while `run` runs.
 
-    Layers that read the same tensor share theirs; those that `run` does not call have none.
+    Layers that read the same tensor share theirs; those that `run` does not call have none. `run`
+    calls them from one thread.
     """
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}

@@ -77,6 +77,11 @@ class Masters(torch.optim.Optimizer):
         for weight in self.weights.values():
             weight.grad = None
 
+    def forget_moments(self) -> None:
+        """Training is over: give back the memory of what only another step would need."""
+        self.forget_gradients()
+        self.state.clear()
+
     @torch.no_grad()
     def round_to_model(self) -> None:
         """Copy the masters into the model's weights, in its precision."""

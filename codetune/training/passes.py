@@ -8,7 +8,8 @@ the step is the same as it would have been: the same documents, one gradient, on
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -84,6 +85,15 @@ class Passes:
                 why = _why(error)
             _free()
             self.shrink(batch, why)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """While it lasts, no threads share a pass: for hooks that see one after the other."""
+        threads, self.threads = self.threads, None
+        try:
+            yield
+        finally:
+            self.threads = threads
 
     def shrink(self, batch: Batch, why: str) -> None:
         """Make the passes smaller: fewer documents each, then activations computed twice.

@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from codetune.models.architecture import longest_document
 from codetune.models.load import BaseModel
 from codetune.models.nano.general import kept_apart, replay_rows
 from codetune.models.prompts import Renderer
 from codetune.models.tokens import STREAMS, TokenStore, TokenWriter
 from codetune.training.batches import Batch, make_batch
-from codetune.training.methods import METHODS, load_base, load_weights, trained
+from codetune.training.methods import METHODS, load_base, trained
 from codetune.training.moments import Moments, affordable, second_moments
 from codetune.training.objective import CausalObjective, Objective
 from codetune.training.packing import pack
@@ -83,7 +84,8 @@ def retain(
     """Leave the model at the largest share of the change that `forgetting_limit` allows.
 
     `store` is what was trained on; `weights` are the float32 ones by the names of `trained`, or
-    None for those in the model. `tokens` is the size of a pass, `window` that of an example.
+    None for those in the model. `tokens` is the size of a pass, `window` that of an
+    example, at most what the base reads.
     None where there is no limit, and where this cannot be done: for an encoder-decoder, which
     general code says little about, and for DoRA, whose row lengths bend the line.
     """
@@ -94,6 +96,7 @@ def retain(
         return None
     line = _Line(objective, base, options, weights)
     renderer = Renderer.from_folder(base.path)
+    window = min(window, longest_document(objective.causal.config) or window)
     size, vocabulary = max(tokens, window), objective.vocabulary
     apart = list(_general(renderer, vocabulary, kept_apart(_BYTES), window, size))
     objective.model.eval()
@@ -113,10 +116,11 @@ def retain(
         def bend() -> None:
             rows = replay_rows(_SAMPLE_BYTES)
             try:
-                line.bend(
-                    lambda: read(_sample(store, options.seed, size)),
-                    lambda: read(_general(renderer, vocabulary, rows, window, size)),
-                )
+                with passes.one_at_a_time():
+                    line.bend(
+                        lambda: read(_sample(store, options.seed, size)),
+                        lambda: read(_general(renderer, vocabulary, rows, window, size)),
+                    )
             except (OutOfMemory, RuntimeError, MemoryError) as error:
                 if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
                     raise
@@ -161,7 +165,10 @@ def _at(place: float) -> tuple[float, float]:
 
 
 class _Line:
-    """The models between the base, the tuned one, and the one that `bend` makes of that."""
+    """The models between the base, the tuned one, and the one that `bend` makes of that.
+
+    What it keeps is in main memory, as are the weights it is given; each is moved by itself.
+    """
 
     def __init__(
         self,
@@ -175,7 +182,9 @@ class _Line:
         # What reads a layer's inputs. B·A' has the rank of B·A: of an adapter A alone bends.
         self._matrix = ".lora_A.default.weight" if self._adapter else ".weight"
         here = dict(trained(self._model))
-        self._ends = {name: (weights or here)[name].detach().float().clone() for name in here}
+        if weights is None:  # the model's own, which will be moved
+            weights = {name: weight.detach().clone() for name, weight in here.items()}
+        self._ends = {name: weights[name].to("cpu", torch.float32) for name in here}
         self._bent: dict[str, Tensor] = {}
         if self._adapter:
             # An adapter starts with B at zero. A stays: moving both would bend the line.
@@ -185,7 +194,7 @@ class _Line:
             weight = next(iter(here.values()))
             again = load_base(base, options, dtype=weight.dtype, device=torch.device("cpu"))
             self._starts = {
-                name: start.detach().to(weight.device).float()
+                name: start.detach().float()
                 for name, start in again.named_parameters()
                 if name in here
             }
@@ -204,7 +213,7 @@ class _Line:
             name = layer + self._matrix
             change = self._ends[name]
             start = torch.zeros_like(change) if self._adapter else self._starts[name]
-            moments = Moments(ours[layer], theirs[layer])
+            moments = Moments(ours.pop(layer), theirs.pop(layer))
             self._bent[name] = start + moments.bend(change - start, _BENT)
 
     def _layers(self) -> dict[str, nn.Module]:
@@ -217,12 +226,14 @@ class _Line:
 
     def move(self, share: float, bent: float) -> None:
         """Put the model at `share` of the way from the base to the end, `bent` so far."""
-        weights = dict(self._ends)
-        for name, end in self._bent.items():
-            weights[name] = weights[name].lerp(end, bent)
-        for name, start in self._starts.items():
-            weights[name] = start.lerp(weights[name], share)
-        load_weights(self._model, weights)
+        with torch.no_grad():
+            for name, weight in trained(self._model):
+                end = self._ends[name]
+                if name in self._bent:
+                    end = end.lerp(self._bent[name], bent)
+                if name in self._starts:
+                    end = self._starts[name].lerp(end, share)
+                weight.copy_(end)
 
 
 def _general(

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from codetune.training.trainer import CodetuneTrainer
 
 
+VERSION = 1  # raised when the same inputs give another model
+
+
 @dataclass(frozen=True)
 class Trial:
     """What makes a run one of several that are compared."""
@@ -73,14 +76,20 @@ def train(
         inputs["parent"] = base.parent.digest
     if options.forgetting_limit is not None:
         inputs["general"] = replay_digest()
-    return run_stage(
+    made = run_stage(
         "train",
         folder,
-        options.model_dump(mode="json"),
+        options.model_dump(mode="json") | {"version": VERSION},
         inputs,
         lambda run: _Run(dataset, base, options, run, progress, trial).go(),
         resumable=True,
     )
+    if (made / "checkpoints").exists():
+        from codetune.training.checkpoints import Checkpoints
+
+        # Whatever went wrong before would have cost no step: the next run only finishes.
+        Checkpoints(made.path).remove()
+    return made
 
 
 @dataclass(frozen=True)
@@ -110,15 +119,12 @@ class _Run:
 
     def go(self) -> Mapping[str, Any]:
         from codetune.interrupt import ends_soon
-        from codetune.training.checkpoints import Checkpoints
         from codetune.training.metrics import draw_curve, run_log
 
         with ends_soon(), run_log(self.folder) as log, _quiet_libraries():
             summary = self._train(log)
             draw_curve(self.folder)
             log.info("finished: %s", summary)
-            # Until here whatever goes wrong costs no step: the next run only finishes.
-            Checkpoints(self.folder).remove()
             return summary
 
     def _train(self, log: logging.Logger) -> Mapping[str, Any]:
@@ -152,9 +158,9 @@ class _Run:
         from codetune.training.recovery import Diverged
 
         if isinstance(trouble, Diverged):
-            # The weights that gave this loss came from the step before it: that one's
-            # checkpoint may be bad, too.
-            recovery.roll_back(trouble, checkpoints.roll_back(before=trouble.step - 1))
+            # The weights that gave the first bad loss came from the step before it: that one's
+            # checkpoint is bad, too.
+            recovery.roll_back(trouble, checkpoints.roll_back(before=trouble.since - 1))
             return
         if not self.options.allow_quantised_fallback or self.options.method != "lora":
             raise trouble
@@ -201,18 +207,21 @@ class _Run:
             finally:
                 recovery.detach()
         model = parts.objective.model
+        parts.optimizer.forget_moments()
         weights = None
         if trainer.tally.best_step is not None:
             weights = checkpoints.load_best(trainer.tally.best_step)
             load_weights(model, weights)
         retention = self._retain(parts, weights, log)
-        saved = trainer.tally.best_validation
+        saved, by_stream = trainer.tally.best_validation, trainer.tally.best_by_stream
         if trainer.validation and retention is not None and not retention.whole:
-            saved, _ = trainer.validation_loss()
+            saved, by_stream = trainer.validation_loss()
         save_model(model, self.base, options, self.folder / "model")
         keep_template(self.dataset.path, self.base.parent, self.folder / "model")
         summary = _summary(trainer, options, facts.parameters, facts.trainable)
         summary["validation"]["saved"] = saved
+        for name, loss in by_stream.items():
+            summary["validation_by_stream"][name]["saved"] = loss
         kept = asdict(retention) if retention else None
         return {**summary, "retention": kept, "recovery": recovery.now.events}
 

@@ -172,6 +172,7 @@ def test_it_says_what_each_stream_lost_and_what_instructions_there_were(tmp_path
     stages = made(tmp_path)
     streams = {"sft": 3.0, "chats": 1.0, "ntp": 2.0}
     losses = {name: {"first": loss, "best": loss / 2} for name, loss in streams.items()}
+    losses["ntp"]["saved"] = 1.25  # a part of the change was taken back
     run = replace(stages["run"], summary={"validation_by_stream": losses})
     summary = {
         "examples": {"ntp": 5, "sft": 1886},
@@ -182,7 +183,7 @@ def test_it_says_what_each_stream_lost_and_what_instructions_there_were(tmp_path
     html = write_report(tmp_path / "r", **stages | {"run": run, "dataset": dataset})
     text = (html.parent / "report.md").read_text()
     said = [
-        "of whole texts: 2.000 → 1.000",
+        "of whole texts: 2.000 → 1.250",
         "of instructions: 3.000 → 1.500",
         "of chats: 1.000 → 0.500",
         "Instructions: 1,886 (commit 1,781, test 105)",

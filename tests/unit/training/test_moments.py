@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codetune.training.moments import Moments, affordable, second_moments
 
@@ -88,3 +89,11 @@ def test_layers_go_without_from_a_width_on() -> None:
     most = 2 * 4 * (10**2 + 2 * 20**2)
     assert list(affordable(layers, most)) == ["1", "2", "3"]
     assert list(affordable(layers, most - 1)) == ["1"]
+
+
+def test_bending_is_done_where_the_moments_are() -> None:
+    """The change is in main memory, what a model on a GPU has seen is on the GPU."""
+    with FakeTensorMode():
+        seen = torch.empty(WIDE, WIDE, device="cuda")
+        bent = Moments(seen, seen).bend(torch.empty(OUT, WIDE), 0.6)
+    assert (bent.device.type, bent.shape) == ("cpu", (OUT, WIDE))

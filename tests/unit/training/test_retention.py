@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from codetune.artifacts import Artifact
 from codetune.dataset.replay import replay_documents
 from codetune.models.load import BaseModel, resolve_base
 from codetune.models.nano.general import kept_apart
 from codetune.progress import Progress
-from codetune.training import retention
+from codetune.training import retention, threads
 from codetune.training.config import TrainingOptions
+from codetune.training.threads import Shares
 from codetune.training.train import train
+from tests.unit.models.tiny_tokenizer import write_characters
+from tests.unit.training.tiny_training import VOCABULARY
 
 LIMIT = 0.01
 
@@ -96,6 +100,47 @@ def test_layers_stay_as_they_are_where_they_cannot_be_bent(
         whole = free[name].float()
         kept = whole if "lora_A" in name else share * whole
         assert torch.allclose(weight.float(), kept, rtol=1e-2, atol=1e-4), name
+
+
+def test_where_threads_share_the_passes_it_ends_with_the_same_bits(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = 0
+
+    def run(self: Shares, work: Any) -> Any:
+        nonlocal shared
+        shared += 1
+        return as_it_is(self, work)
+
+    as_it_is = Shares.run
+    monkeypatch.setattr(Shares, "run", run)
+    monkeypatch.setattr(threads, "LEAST_TOKENS", 64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        folders = (tmp_path / "one", tmp_path / "two")
+        one, two = (tuned(dataset, base, f, forgetting_limit=LIMIT) for f in folders)
+    finally:
+        torch.set_num_threads(before)
+    assert shared and one.summary["retention"]["share"] < 1
+    assert weights(one).keys() == weights(two).keys()
+    assert all(torch.equal(weight, weights(two)[name]) for name, weight in weights(one).items())
+
+
+def test_general_code_is_read_in_pieces_that_the_base_can_read(
+    dataset: Artifact, tmp_path: Path
+) -> None:
+    """GPT-2 has as many positions as it was trained on; a packed row may be longer."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=128, n_embd=32, n_layer=2, n_head=4,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    write_characters(tmp_path / "base")
+    small = resolve_base(str(tmp_path / "base"))
+    run = tuned(dataset, small, tmp_path / "run", forgetting_limit=LIMIT)
+    assert run.summary["retention"]["base"] > 0
 
 
 def test_within_the_limit_nothing_is_taken_back(
