@@ -46,11 +46,11 @@ class Checkpoints:
         final = self.folder / f"step-{step:08d}"
         self._write(final, {_TENSORS: tensors, _RANDOM: _random_states()}, state)
         for old in _finished(self.folder)[:-KEEP]:
-            shutil.rmtree(old)
+            _discard(old)
         needed = {_read_state(kept).get("best_step") for kept in _finished(self.folder)}
         for best in _finished(self.best_folder):
             if _step(best) not in needed:
-                shutil.rmtree(best)
+                _discard(best)
         return final
 
     def newest(self) -> Path | None:
@@ -85,11 +85,11 @@ class Checkpoints:
         """
         for checkpoint in _finished(self.folder):
             if _step(checkpoint) >= before:
-                shutil.rmtree(checkpoint)
+                _discard(checkpoint)
         left = max((_step(checkpoint) for checkpoint in _finished(self.folder)), default=0)
         for best in _finished(self.best_folder):
             if _step(best) > left:
-                shutil.rmtree(best)
+                _discard(best)
         return left
 
     def save_best(self, step: int, weights: dict[str, Tensor]) -> None:
@@ -106,10 +106,9 @@ class Checkpoints:
         return weights
 
     def remove(self) -> None:
-        """Remove everything: the run is finished."""
-        for folder in (self.folder, self.best_folder):
-            if folder.exists():
-                shutil.rmtree(folder)
+        """Remove everything, the checkpoints last; another process may be doing the same."""
+        for folder in (self.best_folder, self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _write(
         self, final: Path, files: dict[str, dict[str, Tensor]], state: dict[str, Any]
@@ -141,6 +140,15 @@ class Checkpoints:
                 advice="Earlier checkpoints are intact: free some space and run again, and the "
                 "run goes on from the newest.",
             ) from error
+
+
+def _discard(checkpoint: Path) -> None:
+    """Remove a checkpoint so that a kill leaves all of it or none that counts as whole."""
+    remains = checkpoint.with_name(f".{checkpoint.name}.tmp")
+    if remains.exists():
+        shutil.rmtree(remains)
+    checkpoint.rename(remains)
+    shutil.rmtree(remains)
 
 
 def _finished(folder: Path) -> list[Path]:

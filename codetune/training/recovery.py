@@ -32,11 +32,11 @@ class OutOfMemory(TrainingError):
 
 
 class Diverged(TrainingError):
-    """The loss is not finite, or far above what it was."""
+    """The loss is not finite, or far above what it was: at `step`, and from step `since` on."""
 
-    def __init__(self, message: str, *, step: int, advice: str) -> None:
+    def __init__(self, message: str, *, step: int, since: int, advice: str) -> None:
         super().__init__(message, advice=advice)
-        self.step = step
+        self.step, self.since = step, since
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -152,14 +152,15 @@ class Watch:
             Diverged: with what to do if it happens every time.
         """
         advice = (
-            "Lower training.learning_rate, or set training.precision=fp32. The checkpoint "
-            "before this step is kept."
+            "Lower training.learning_rate, or set training.precision=fp32. The last good "
+            "checkpoint is kept."
         )
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise Diverged(
                 f"Training left the finite numbers at step {step}: loss {loss}, "
                 f"gradient norm {norm}.",
                 step=step,
+                since=step - self.high,
                 advice=advice,
             )
         if self.usual is None:
@@ -170,6 +171,7 @@ class Watch:
             raise Diverged(
                 f"The loss rose to {loss:.2f} at step {step}, from about {self.usual:.2f}.",
                 step=step,
+                since=step - self.high + 1,
                 advice=advice,
             )
         self.usual = 0.95 * self.usual + 0.05 * loss

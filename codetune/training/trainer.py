@@ -316,6 +316,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         norm = float(logs["grad_norm"])
         if trainer.options.recover or not math.isfinite(loss + norm):
             tally.watch.check(state.global_step, loss, norm)
+        # What follows a loss that is high may have left the road: no place to go back to.
+        control.should_save &= not tally.watch.high
         tokens = tally.tokens - self._tokens_before
         seconds = time.monotonic() - self._started
         trainer.outputs.metrics.write(

@@ -46,6 +46,26 @@ def test_remains_of_a_kill_are_no_checkpoint(tmp_path: Path) -> None:
     assert not half.exists()
 
 
+def test_a_kill_while_one_is_removed_leaves_none_that_is_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, TENSORS, {})
+
+    def killed(folder: Path, **_: object) -> None:
+        (folder / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("codetune.training.checkpoints.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.roll_back(before=2)
+    monkeypatch.undo()
+    newest = checkpoints.newest()
+    assert newest is not None and newest.name == "step-00000001"
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
+
+
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     path = checkpoints.save(1, TENSORS, {})

@@ -251,8 +251,8 @@ def test_a_real_memory_limit_gives_the_same_training(
 
 
 @contextmanager
-def poisoned(passes: set[int]) -> Iterator[None]:
-    """These forward passes of the last layer (counted from 1) give NaN."""
+def poisoned(passes: set[int], factor: float = float("nan")) -> Iterator[None]:
+    """These forward passes of the last layer (counted from 1) give NaN, or so many times more."""
     seen = 0
 
     def hook(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
@@ -260,7 +260,7 @@ def poisoned(passes: set[int]) -> Iterator[None]:
         if type(module).__name__ == "Qwen2Model" and module.training:
             seen += 1
             if seen in passes:
-                output.last_hidden_state = output.last_hidden_state * float("nan")
+                output.last_hidden_state = output.last_hidden_state * factor
         return output
 
     handle = torch.nn.modules.module.register_module_forward_hook(hook, always_call=True)
@@ -289,6 +289,19 @@ def test_nan_goes_back_to_the_last_good_checkpoint(
     halves = [1.0, 1.0, 0.5, 0.5, 0.5, 0.5]
     assert rates == pytest.approx([r * half for r, half in zip(wanted, halves, strict=True)])
     assert losses(artifact)[:2] == losses(plain)[:2]
+
+
+def test_divergence_goes_back_to_before_the_first_high_loss(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    """It is seen at the third high loss: checkpoints since the first are no way back."""
+    with poisoned({PROBES + n for n in (4, 5, 6)}, factor=40.0):
+        artifact = run(dataset, base, tmp_path, max_steps=8, checkpoint_seconds=0)
+    (event,) = artifact.summary["recovery"]
+    assert "rose to" in event["why"]
+    assert (event["step"], event["to_step"]) == (6, 2)
+    assert artifact.summary["resumed_from"] == [2]
+    assert max(losses(artifact)) < 2 * losses(artifact)[0]
 
 
 def test_nan_before_any_checkpoint_begins_anew(

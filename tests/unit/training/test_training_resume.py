@@ -17,6 +17,7 @@ import pytest
 from codetune.artifacts import Artifact, open_artifact
 from codetune.models.load import BaseModel
 from codetune.progress import Progress
+from codetune.training.checkpoints import Checkpoints
 from codetune.training.config import TrainingOptions
 from codetune.training.metrics import read_metrics
 from codetune.training.train import train
@@ -137,6 +138,23 @@ def test_an_error_after_the_last_step_trains_nothing_again(
     monkeypatch.undo()
     result = train(dataset, base, chosen, tmp_path, Progress())
     assert result.summary["resumed_from"] == [2] == [result.summary["steps"]]
+    assert {path.name for path in result.path.iterdir()}.isdisjoint({"checkpoints", "best"})
+
+
+def test_a_kill_while_checkpoints_are_removed_trains_nothing_again(
+    dataset: Artifact, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Checkpoints) -> None:
+        (self.newest() or self.folder).joinpath("tensors.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    chosen = TrainingOptions(batch_tokens=512, max_steps=2, checkpoint_seconds=0)
+    monkeypatch.setattr(Checkpoints, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, base, chosen, tmp_path, Progress())
+    monkeypatch.undo()
+    result = train(dataset, base, chosen, tmp_path, Progress())
+    assert (result.summary["resumed_from"], result.summary["steps"]) == ([], 2)
     assert {path.name for path in result.path.iterdir()}.isdisjoint({"checkpoints", "best"})
 
 
