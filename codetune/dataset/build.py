@@ -40,7 +40,7 @@ from codetune.records import Document, Repository
 from codetune.tables import read_rows
 from codetune.workers import Workers
 
-VERSION = 10  # raised when the same inputs give other files
+VERSION = 11  # raised when the same inputs give other files
 _BATCH = 250_000  # characters that a process gets at a time
 _PACKED = 4  # bytes of text in a byte of documents.parquet, about
 
@@ -117,15 +117,19 @@ class _Build:
                 if not entries:
                     raise DatasetError("The corpus holds no documents.")
                 parts = split(self.documents, entries, self.options)
-            share = self.options.replay_share
-            self.replay = replay_documents(
-                round(parts.training_bytes * share / (1 - share)), self.options.seed
-            )
+            self.replay = self._replay_for(parts.training_bytes)
             return self._make(folder, parts, workers)
+
+    def _replay_for(self, learned: int) -> Sequence[Document]:
+        """General code that has its share beside so many bytes."""
+        share = self.options.replay_share
+        return replay_documents(round(learned * share / (1 - share)), self.options.seed)
 
     def _make(self, folder: Path, parts: Split, workers: Workers) -> dict[str, Any]:
         purged = self._purge(parts, workers)
         made = self._instruct(folder, parts, purged, workers)
+        if made and not self.recipe.code:  # fewer of the same, for only instructions are learned
+            self.replay = self._replay_for(min(made.characters, parts.training_bytes))
         text = write_text(folder / "heldout.parquet", purged.scored, self.options)
         if not text["rows"]:
             raise self._nothing_held_out(purged)

@@ -35,6 +35,7 @@ class Made:
     """How many instructions of each kind there are, and why others are not."""
 
     kinds: Counter[str] = field(default_factory=Counter)
+    characters: int = 0  # of questions, inputs and answers
     dropped: Counter[str] = field(default_factory=Counter)
     teacher: dict[str, object] = field(default_factory=dict)
 
@@ -66,6 +67,7 @@ class InstructionMaker:
         with InstructionFiles(folder) as files:
             for pair in self._worded(self.pairs(folder, made), made):
                 files.add(pair)
+                made.characters += pair.size
         return made
 
     def _worded(self, pairs: Iterator[Pair], made: Made) -> Iterator[Pair]:

@@ -27,6 +27,7 @@ from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.instruct.select import Pool
 from codetune.dataset.instructions import Instructions
 from codetune.dataset.leakage import Purged, decoded
+from codetune.dataset.replay import replay_documents
 from codetune.dataset.review import Review
 from codetune.dataset.split import Candidate
 from codetune.dataset.table import read_examples
@@ -405,6 +406,15 @@ def test_instructions_alone_can_be_trained_on(tmp_path: Path) -> None:
     ]
     with pytest.raises(DatasetError, match="No instruction could be made"):
         built(tmp_path / "bare", bare, use_sft=True, use_ntp=False, use_fim=False)
+
+
+def test_general_code_goes_along_by_the_text_that_is_learned(tmp_path: Path) -> None:
+    """Which is not the files, where only instructions made of them are learned."""
+    only = {"use_ntp": False, "use_fim": False, "instructions": {"kinds": ["question"]}}
+    made = dataset(tmp_path, replay_share=0.5, **only)
+    learned = sum(pair.size for pair in read_pairs(made / "sft.jsonl"))
+    wanted = replay_documents(learned, seed=0)
+    assert made.summary["replay"]["bytes"] == sum(len(one.text.encode()) for one in wanted) > 0
 
 
 def test_data_names_the_streams() -> None:
