@@ -38,6 +38,7 @@ from codetune.export.probes import TEXTS, probes_for
 from codetune.export.source import Source
 from codetune.export.speech import says_the_same, write_speech
 from codetune.export.vocabulary import split_of
+from codetune.models.hardware import memory_available
 from codetune.models.load import load_model, read_json
 from codetune.models.prompts import Renderer
 from codetune.progress import Progress
@@ -139,9 +140,7 @@ def _check_first(source: Source, options: ExportOptions, target: Path, precision
         Layout(source.config)
         split_of(read_json(source.tokenizer / "tokenizer.json"), source.tokenizer)
     check_room(target, int(source.parameters * _BYTES[precision]))
-    import psutil
-
-    wanted, free = int(source.parameters * _MEMORY), psutil.virtual_memory().available
+    wanted, free = int(source.parameters * _MEMORY), memory_available()
     if wanted > free:
         raise ExportError(
             f"Merging in float32 takes about {wanted / 1e9:.1f} GB of memory, and "
