@@ -125,6 +125,30 @@ def card(text: str) -> ModelCard:
     )  # fmt: skip
 
 
+def searched(folder: Path) -> Artifact:
+    """A finished search, with a trial that was stopped and one that failed for a hostile reason."""
+    params = {"training.learning_rate": 0.0015, "training.rank": 64}
+
+    def trial(number: int, state: str, **facts: Any) -> dict[str, Any]:
+        one = {"trial": number, "state": state, "params": params, "validation_loss": None}
+        one |= {"best_in_run": None, "steps": 0, "of_steps": 0, "seconds": 75.0, "reason": ""}
+        return one | facts
+
+    def search(place: Path) -> dict[str, Any]:
+        trials = [
+            trial(0, "finished", validation_loss=2.9, best_in_run=2.8, steps=8, of_steps=8),
+            trial(1, "pruned", best_in_run=3.1, steps=2, of_steps=8),
+            trial(2, "failed", reason=HOSTILE),
+        ]
+        (place / "trials.json").write_text(json.dumps({"parameters": [*params], "trials": trials}))
+        (place / "search.png").write_bytes(b"\x89PNG")
+        best = {"trial": 0, "params": params, "validation_loss": 2.9}
+        return {"trials": 3, "pruned": 1, "failed": 1, "best": best, "as_given": 2.9, "seconds": 9}
+
+    config = {"dataset": {"seed": 0}, "training": {"method": "lora"}, "search": {"trials": 3}}
+    return run_stage("search", folder / "search", config, {}, search)
+
+
 class Page(HTMLParser):
     """Collects the elements, their attributes and the text of a page."""
 
@@ -221,11 +245,10 @@ def test_hidden_characters_are_shown(tmp_path: Path, name: str) -> None:
         assert f"⟨U+{ord(hidden):04X}⟩" in text
 
 
-def test_markdown_stays_in_its_place(tmp_path: Path) -> None:
-    write_report(tmp_path / "r", **made(tmp_path))
-    text = (tmp_path / "r" / "report.md").read_text()
+def prose_of(markdown: str) -> str:
+    """What stands outside its code blocks."""
     outside, fence = [], ""
-    for line in text.split("\n"):
+    for line in markdown.split("\n"):
         mark = re.match(r"`{3,}", line)
         if not fence and mark:
             fence = mark[0]
@@ -234,7 +257,28 @@ def test_markdown_stays_in_its_place(tmp_path: Path) -> None:
         elif not fence:
             outside.append(line)
     assert not fence
-    prose = "\n".join(outside)
+    return "\n".join(outside)
+
+
+@pytest.mark.parametrize("fim", [True, False])
+def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_header(
+    tmp_path: Path, fim: bool
+) -> None:
+    stages = {**made(tmp_path, fim=fim), "search": searched(tmp_path)}
+    write_report(tmp_path / "r", **stages)
+    prose = prose_of((tmp_path / "r" / "report.md").read_text())
+    tables = re.findall(r"(?:^\|.*\n)+", prose, re.MULTILINE)
+    assert len(tables) == (11 if fim else 10)
+    for table in tables:
+        head, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"\|(---\|)+", rule)
+        cells = [len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *rows)]
+        assert len({*cells}) == 1, table
+
+
+def test_markdown_stays_in_its_place(tmp_path: Path) -> None:
+    write_report(tmp_path / "r", **made(tmp_path))
+    prose = prose_of((tmp_path / "r" / "report.md").read_text())
     assert "<script" not in prose
     assert "<img" not in prose
     assert re.findall(r"(?<!\\)!\[[^\]]*\]\([^)]*\)", prose) == ["![Scorecard](scorecard.png)"]
