@@ -38,8 +38,17 @@ def search_content(search: Artifact | None) -> dict[str, Any] | None:
         "columns": [_short(key) for key in keys],
         "rows": [_row(trial, keys, best["trial"]) for trial in trials],
         "picture": picture,
-        "settings": " ".join(f"--set {key}={value!r}" for key, value in best["params"].items()),
+        "settings": _settings(best),
     }
+
+
+def _settings(best: Mapping[str, Any]) -> str:
+    """What turns the options of the search (see `options_yaml`) into those of its best trial.
+
+    The first trial changed nothing: its parameters are those that the options stand for.
+    """
+    values = {"search.trials": 0} | (best["params"] if best["trial"] else {})
+    return " ".join(f"--set {key}={value!r}" for key, value in values.items())
 
 
 def _sentence(summary: Mapping[str, Any]) -> str:

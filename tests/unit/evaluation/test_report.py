@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from codetune.artifacts import Artifact, run_stage
 from codetune.evaluation.charts import loss_svg
 from codetune.evaluation.report import write_report
+from codetune.project import load_project
 from codetune.records import ModelCard
 
 HOSTILE = (
@@ -125,7 +127,7 @@ def card(text: str) -> ModelCard:
     )  # fmt: skip
 
 
-def searched(folder: Path) -> Artifact:
+def searched(folder: Path, best: int = 0) -> Artifact:
     """A finished search, with a trial that was stopped and one that failed for a hostile reason."""
     params = {"training.learning_rate": 0.0015, "training.rank": 64}
 
@@ -137,15 +139,17 @@ def searched(folder: Path) -> Artifact:
     def search(place: Path) -> dict[str, Any]:
         trials = [
             trial(0, "finished", validation_loss=2.9, best_in_run=2.8, steps=8, of_steps=8),
-            trial(1, "pruned", best_in_run=3.1, steps=2, of_steps=8),
-            trial(2, "failed", reason=HOSTILE),
+            trial(1, "finished", validation_loss=2.9, best_in_run=2.9, steps=8, of_steps=8),
+            trial(2, "pruned", best_in_run=3.1, steps=2, of_steps=8),
+            trial(3, "failed", reason=HOSTILE),
         ]
         (place / "trials.json").write_text(json.dumps({"parameters": [*params], "trials": trials}))
         (place / "search.png").write_bytes(b"\x89PNG")
-        best = {"trial": 0, "params": params, "validation_loss": 2.9}
-        return {"trials": 3, "pruned": 1, "failed": 1, "best": best, "as_given": 2.9, "seconds": 9}
+        found = {"trial": best, "params": params, "validation_loss": 2.9}
+        counts = {"trials": 4, "pruned": 1, "failed": 1, "as_given": 2.9, "seconds": 9}
+        return {**counts, "best": found}
 
-    config = {"dataset": {"seed": 0}, "training": {"method": "lora"}, "search": {"trials": 3}}
+    config = {"dataset": {"seed": 1}, "training": {"max_steps": 8}, "search": {"trials": 4}}
     return run_stage("search", folder / "search", config, {}, search)
 
 
@@ -274,6 +278,27 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_header(
         assert re.fullmatch(r"\|(---\|)+", rule)
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *rows)]
         assert len({*cells}) == 1, table
+
+
+@pytest.mark.parametrize(("best", "rank"), [(0, None), (1, 64)])
+def test_the_best_options_of_a_search_again_are_all_options(
+    tmp_path: Path, best: int, rank: int | None
+) -> None:
+    stages = {**made(tmp_path, "plain"), "search": searched(tmp_path, best)}
+    html = write_report(tmp_path / "r", **stages)
+    markdown = (tmp_path / "r" / "report.md").read_text()
+    command = re.search(r"without searching.*?```bash\n(.*?)\n```", markdown, re.DOTALL)
+    options = re.search(r"```yaml\n(.*)\n```", markdown, re.DOTALL)
+    assert command
+    assert options
+    assert command[1] in Page(html.read_text()).text
+    *words, file = shlex.split(command[1])[:5]
+    assert words == ["codetune", "tune", "plain", "--config"]
+    (tmp_path / file).write_text(options[1])
+    settings = shlex.split(command[1])[6::2]
+    found = load_project(tmp_path / file, {}, settings)
+    assert (found.name, found.search.trials) == ("mine", 0)
+    assert (found.dataset.seed, found.training.max_steps, found.training.rank) == (1, 8, rank)
 
 
 def test_markdown_stays_in_its_place(tmp_path: Path) -> None:
