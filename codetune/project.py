@@ -48,7 +48,8 @@ class ProjectConfig(Options):
         None,
         description="Other defaults, under whatever else is set. continued-pretraining: every "
         "weight learns the plain text (training.method full, no FIM, no instructions) at 0.3 of "
-        "the usual rate, warmed up over a tenth of the steps, with 30 % general code replayed.",
+        "the usual rate, warmed up over a tenth of the steps, with general code "
+        "replayed as by default.",
     )
     name: str | None = option(None, description="Name of the tuned model; default: the source's.")
     base: str = option(

@@ -107,6 +107,9 @@ def test_a_preset_stands_below_everything_else(tmp_path: Path) -> None:
     assert config.training.learning_rate_scale < usual.training.learning_rate_scale
     assert config.training.warmup > usual.training.warmup
     assert config.dataset.replay_share == usual.dataset.replay_share > 0
+    said = ProjectConfig.model_fields["preset"].description
+    assert said
+    assert "general code replayed as by default" in said
     assert config.with_values({"training.epochs": 2}, "test").training.method == "full"
 
     file = write(tmp_path, "preset: continued-pretraining\ntraining: {warmup: 0.2}\ndataset:\n")
