@@ -8,35 +8,52 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from codetune.evaluation.charts import MEASURES, WORDS, Measure
 from codetune.search.space import short
 
-ROWS = [
-    # field, label, digits, lower is better
-    ("bits_per_byte", "bits per byte, held-out", 3, True),
-    ("fim_exact_match", "FIM exact match", 3, False),
-    ("fim_edit_similarity", "FIM edit similarity", 3, False),
-    ("general_bits_per_byte", "bits per byte, general", 3, True),
-]
+_LABELS = {
+    "bits_per_byte": "bits per byte, held-out",
+    "fim_edit_similarity": "FIM edit similarity",
+    "fim_exact_match": "FIM exact match",
+    "general_bits_per_byte": "bits per byte, general",
+}
+_COLOURS = {"better": "green", "worse": "red", "same": "dim", "kept": "default"}
+_UNCLEAR = "≈"
 
 
 def scorecard_table(scorecard: Mapping[str, Any]) -> None:
-    """Base and tuned beside each other, with 95 % intervals and the change.
+    """Base and tuned beside each other, with 95 % intervals and the change, as in the report.
 
     An adapter on top of another one is compared with that: the column bears its name.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    base = scorecard.get("reference") or "base"
-    for title in ("held-out code", base, "tuned", "change"):
+    reference = scorecard.get("reference") or "base"
+    for title in ("held-out code", reference, "tuned", "change"):
         table.add_column(title, justify="left" if title == "held-out code" else "right")
-    for field, label, digits, lower in ROWS:
-        base, tuned = scorecard["base"].get(field), scorecard["tuned"].get(field)
+    table.add_column("")
+    unclear = False
+    for measure in MEASURES:
+        label = _LABELS[measure.key]
+        base, tuned = (scorecard[side].get(measure.key) for side in ("base", "tuned"))
         if base is None or tuned is None:  # not measured: a base without FIM tokens
             table.add_row(label, "–", "–", "")
             continue
+        change = scorecard["change"][measure.key]
+        # How much general code may cost is for the gate to say, whose sentences follow.
+        quality = measure.quality(base["value"], change, limit=float("inf"))
+        unclear = unclear or quality == "same"
+        said = measure.change(base["value"], tuned["value"], change["value"])
         table.add_row(
-            label, _interval(base, digits), _interval(tuned, digits), _change(base, tuned, lower)
+            label,
+            _interval(measure, base),
+            _interval(measure, tuned),
+            f"[{_COLOURS[quality]}]{said}[/]",
+            f"[dim]{_UNCLEAR}[/]" if quality == "same" else "",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if unclear:
+        console.print(f"[dim]{_UNCLEAR} {WORDS['same']}: the paired 95 % interval includes zero[/]")
 
 
 def trials_table(search: Mapping[str, Any]) -> None:
@@ -69,15 +86,6 @@ def search_line(search: Mapping[str, Any]) -> str:
     return words + (f", {given:.4f} with the options as given" if given and best["trial"] else "")
 
 
-def _interval(estimate: Mapping[str, float], digits: int) -> str:
-    half = (estimate["high"] - estimate["low"]) / 2
-    return f"{estimate['value']:.{digits}f} ±{half:.{digits}f}"
-
-
-def _change(base: Mapping[str, float], tuned: Mapping[str, float], lower: bool) -> str:
-    if not base["value"]:
-        return f"{tuned['value'] - base['value']:+.3f}"
-    change = tuned["value"] / base["value"] - 1
-    good = change < 0 if lower else change > 0
-    colour = "green" if good else ("red" if abs(change) > 0.005 else "default")
-    return f"[{colour}]{change:+.1%}[/]"
+def _interval(measure: Measure, estimate: Mapping[str, float]) -> str:
+    half = measure.show((estimate["high"] - estimate["low"]) / 2).removesuffix(" %")
+    return f"{measure.show(estimate['value'])} ±{half}"

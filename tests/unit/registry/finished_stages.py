@@ -14,7 +14,7 @@ from codetune.records import Repository
 SCORECARD = {
     "base": {"bits_per_byte": {"value": 2.0, "low": 1.9, "high": 2.1}},
     "tuned": {"bits_per_byte": {"value": 1.5, "low": 1.4, "high": 1.6}},
-    "change": {},
+    "change": {"bits_per_byte": {"value": -0.5, "low": -0.6, "high": -0.4}},
     "reasons": ["Better."],
 }
 
