@@ -240,6 +240,16 @@ def test_the_style_sheet_asks_for_nothing(tmp_path: Path) -> None:
     assert "@import" not in style[1]
 
 
+def test_a_narrow_screen_scrolls_charts_and_narrows_columns(tmp_path: Path) -> None:
+    html = write_report(tmp_path / "r", **made(tmp_path)).read_text()
+    charts = html.count("<svg ")
+    assert charts == html.count('<div class="scroll"><svg ') == 2
+    assert re.search(r"svg \{[^}]*min-width: 640px", html)
+    columns = re.search(r"\.two \{[^}]*\}", html)
+    assert columns
+    assert "minmax(min(20rem, 100%), 1fr)" in columns[0]
+
+
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
 def test_hidden_characters_are_shown(tmp_path: Path, name: str) -> None:
     write_report(tmp_path / "r", **made(tmp_path))
