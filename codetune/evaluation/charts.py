@@ -11,6 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from codetune.smoothing import smoothed
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -128,7 +130,8 @@ def loss_svg(lines: Sequence[Mapping[str, Any]]) -> Markup | None:
     plot = _Plot([*loss, *scored])
     parts = [plot.grid()]
     parts.append(plot.line(loss, "train faint"))
-    parts.append(plot.line(_smoothed(loss), "train"))
+    tokens, losses = zip(*loss, strict=True)
+    parts.append(plot.line(list(zip(tokens, smoothed(losses), strict=True)), "train"))
     if scored:
         parts.append(plot.line(scored, "validation"))
         parts += [plot.dot(point, "validation") for point in scored]
@@ -190,19 +193,6 @@ def _legend(validation: bool) -> str:
         + f'<text class="quiet" x="{x + 28}" y="18">{text}</text>'
         for name, text, x in items
     )
-
-
-def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Running mean over a twentieth of the run."""
-    wide = max(1, len(points) // 20)
-    return [
-        (
-            x,
-            sum(y for _, y in points[max(0, i - wide) : i + wide + 1])
-            / len(points[max(0, i - wide) : i + wide + 1]),
-        )
-        for i, (x, _) in enumerate(points)
-    ]
 
 
 def _round_ticks(low: float, high: float) -> list[float]:

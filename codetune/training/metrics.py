@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from codetune.smoothing import smoothed
+
 METRICS, LOG, CURVE = "metrics.jsonl", "training.log", "loss.png"
 _END, _FEWEST_STEPS = 0.1, 3  # of a run's steps, that its first and last loss are means of
 _ACCENT, _SECOND, _QUIET = "#2563eb", "#ea580c", "#64748b"
@@ -138,7 +140,7 @@ def draw_curve(run: Path) -> Path:
     seen = {line["step"]: line["tokens"] / unit for line in train} | {0: 0.0}
     x, y = [seen[line["step"]] for line in train], [line["loss"] for line in train]
     axes.plot(x, y, color=_ACCENT, alpha=0.25, linewidth=1)
-    axes.plot(x, _smooth(y), color=_ACCENT, linewidth=2, label="training")
+    axes.plot(x, smoothed(y), color=_ACCENT, linewidth=2, label="training")
     scored = [line for line in validation if line["step"] in seen]
     if scored:
         at = [seen[line["step"]] for line in scored]
@@ -160,15 +162,6 @@ def draw_curve(run: Path) -> Path:
     axes.legend(frameon=False)
     figure.savefig(run / CURVE)
     return run / CURVE
-
-
-def _smooth(values: list[float], share: float = 0.9) -> list[float]:
-    """Exponential mean, corrected for its start."""
-    smoothed, mean, weight = [], 0.0, 0.0
-    for value in values:
-        mean, weight = share * mean + (1 - share) * value, share * weight + (1 - share)
-        smoothed.append(mean / weight)
-    return smoothed
 
 
 def _status() -> list[str]:
