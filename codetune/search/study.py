@@ -179,7 +179,8 @@ def _record(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         for place, loss in sorted(trial.intermediate_values.items())
     ]
     names = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
-    losses = [point["loss"] for point in curve]
+    # Before the first step it is the base that is scored, in every trial.
+    losses = [point["loss"] for point in curve if point["share"]]
     return {
         "trial": trial.number,
         "state": names.get(trial.state, "failed"),

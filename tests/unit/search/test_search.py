@@ -49,6 +49,17 @@ def test_hopeless_trials_end_at_a_quarter_or_at_half_of_their_steps(tmp_path: Pa
     assert everything.validations == 10 * (STEPS // 4 + 1)
 
 
+def test_the_best_loss_in_a_run_is_of_a_model_that_took_a_step(tmp_path: Path) -> None:
+    def worse_than_its_base(params: Mapping[str, Any], report: Report) -> Outcome:
+        for step, loss in ((0, 2.0), (4, 3.0), (STEPS, 2.5)):
+            report(step, STEPS, loss)
+        return Outcome(2.5, {})
+
+    found = searched(tmp_path, worse_than_its_base, trials=2, comparisons=0)
+    assert [one["best_in_run"] for one in trials_of(found)] == [2.5, 2.5]
+    assert trials_of(found)[0]["curve"][0]["loss"] == 2.0
+
+
 def test_an_interrupted_search_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole = searched(tmp_path / "whole", Runs())
     for stop_at in ((0, 8), (1, 8), (0, 0)):
