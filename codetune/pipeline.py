@@ -52,8 +52,8 @@ class Journey:
     def __post_init__(self) -> None:
         # The folder's name is a digest: what a user types never becomes a path.
         local = Path(self.source).expanduser()
-        place = str(local.resolve()) if local.exists() else self.source
-        self.folder = home() / "projects" / digest_of(place)
+        self.place = str(local.resolve()) if local.exists() else None  # on this machine
+        self.folder = home() / "projects" / digest_of(self.place or self.source)
         self._collected = open_artifact(self.collected) if self.collected else None
         self._workers = data_workers()
 
@@ -227,6 +227,7 @@ class Journey:
             evaluation=evaluation,
             card=card,
             search=self.found_by,
+            place=self.place,
         )
         return card
 

@@ -45,16 +45,18 @@ def write_report(
     evaluation: Artifact,
     card: ModelCard,
     search: Artifact | None = None,
+    place: str | None = None,
 ) -> Path:
     """Write report.html, report.md and their pictures into `folder`; returns the HTML's path.
 
-    `search` is the one that chose the options of the run.
+    `search` is the one that chose the options of the run; `place` the source's whole path where it
+    lies on this machine, so that the commands to do it again work in every folder.
 
     Raises:
         EvaluationError: the folder cannot be written.
     """
     stages = Stages(collected, cleaned, dataset, run, evaluation, card, search)
-    content = _content(stages)
+    content = _content(stages, place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw_scorecard(
@@ -78,7 +80,7 @@ def write_report(
     return folder / HTML
 
 
-def _content(stages: Stages) -> dict[str, Any]:
+def _content(stages: Stages, place: str | None) -> dict[str, Any]:
     """Everything the templates show."""
     metrics = stages.run / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
@@ -109,7 +111,7 @@ def _content(stages: Stages) -> dict[str, Any]:
         "training": facts.training_facts(stages),
         "preflight": facts.preflight_facts(stages),
         "lineage": facts.lineage_facts(stages),
-        "location": stages.repository["location"],
+        "location": place or stages.repository["location"],
         "commit": stages.repository.get("commit"),
         "options": facts.options_yaml(stages, _DERIVED),
         "forgetting_limit": stages.forgetting_limit,

@@ -311,6 +311,15 @@ def test_the_best_options_of_a_search_again_are_all_options(
     assert (found.dataset.seed, found.training.max_steps, found.training.rank) == (1, 8, rank)
 
 
+def test_its_commands_name_the_source_by_its_whole_path(tmp_path: Path) -> None:
+    stages = {**made(tmp_path, "shop"), "search": searched(tmp_path)}
+    html = write_report(tmp_path / "r", **stages, place="/home/anna/shop")
+    for text in (html.read_text(), (html.parent / "report.md").read_text()):
+        assert re.findall(r"codetune tune (\S+)", text) == ["/home/anna/shop"] * 2
+    html = write_report(tmp_path / "r", **stages)  # one that was read from elsewhere
+    assert "codetune tune shop --config" in html.read_text()
+
+
 def test_markdown_stays_in_its_place(tmp_path: Path) -> None:
     write_report(tmp_path / "r", **made(tmp_path))
     prose = prose_of((tmp_path / "r" / "report.md").read_text())
