@@ -19,6 +19,7 @@ _PREFIX_LINES, _SUFFIX_LINES = 10, 5
 _DROPPED_SHOWN = 4  # files named per reason
 _REASONS = {
     "binary": "not text",
+    "data": "data rather than code: tables, lock files, data formats",
     "vendored": "other people's code",
     "generated": "written by a program",
     "minified": "packed for machines",
