@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codetune.artifacts import home
 from codetune.errors import SourceError, UnsafeSourceError, nearest
 from codetune.progress import Progress
 from codetune.records import Repository
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from codetune.sources.config import SourceOptions
 
 
+UPLOADS = "uploads"  # the folder of the home that holds what users have sent
 _MOST_NAMED = 10  # branches
 
 
@@ -69,7 +71,7 @@ def _open_local(source: str, path: Path, options: SourceOptions, progress: Progr
         return _open_archive(path, shown, options)
     if not path.is_dir():
         raise SourceError(f"{source} is neither a folder nor an archive.")
-    found = find_repository(path)
+    found = None if _was_sent(path) else find_repository(path)
     if found is None:
         return _open_folder(path.resolve(), shown, options)
     opened = _open_git(found.git, found.name, shown, found.prefix, options)
@@ -78,6 +80,15 @@ def _open_local(source: str, path: Path, options: SourceOptions, progress: Progr
         return _open_folder(path.resolve(), shown, options)
     _mention_uncommitted(found, progress)
     return opened
+
+
+def _was_sent(path: Path) -> bool:
+    """Whether a user has sent it: such a folder is never a repository, whatever lies in it.
+
+    Git goes where a repository's own files point it (`.git`, `commondir`, `objects/info`), which
+    may be anywhere on this machine; and a repository around the home is not the user's.
+    """
+    return path.resolve().is_relative_to((home() / UPLOADS).resolve())
 
 
 def _mention_uncommitted(local: Local, progress: Progress) -> None:

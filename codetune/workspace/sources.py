@@ -16,6 +16,7 @@ from codetune.jobs.limits import label_of, refuse_credentials, settled_source
 from codetune.registry.access import Actor, readable, require, require_role
 from codetune.sources.archive import is_archive
 from codetune.sources.identity import looks_remote
+from codetune.sources.opening import UPLOADS
 from codetune.store.base import new_id
 from codetune.store.jobs import ENDED, Job
 from codetune.store.sources import Source
@@ -24,7 +25,6 @@ from codetune.workspace.uploads import Sent, received, safe_name
 from codetune.workspace.workspace import Workspace
 
 UPLOADED = ("upload", "documents", "project")  # kinds that lie below the home
-_FOLDER = "uploads"
 _SHOWN = 80  # characters of a path that cannot be
 
 
@@ -74,24 +74,24 @@ class Sources:
             raise BadRequestError("There is no file.", param="file")
         source_id, folder = new_id("src"), None
         first = safe_name(sent[0].name)
-        with received(self._work.home, f"{_FOLDER}/{source_id}", sent) as new:
+        with received(self._work.home, f"{UPLOADS}/{source_id}", sent) as new:
             if kind == "upload":
                 if not is_archive(new / first):
                     raise BadRequestError(
                         f"'{first}' is no archive.", param="file", advice="Send a zip or a tar."
                     )
-                folder = f"{_FOLDER}/{source_id}/{first}"
+                folder = f"{UPLOADS}/{source_id}/{first}"
         return self._keep(actor, source_id, kind, folder, name or _stem(first))
 
     def write(self, actor: Actor, kind: str, files: Mapping[str, str], name: str) -> Source:
         """Keep texts by their paths as a source.
 
         Raises:
-            BadRequestError: a path leads out of the project, or there is no text.
+            BadRequestError: a path leads out of the project or is git's own, or there is no text.
         """
         require_role(actor, "create")
         source_id = new_id("src")
-        with received(self._work.home, f"{_FOLDER}/{source_id}", ()) as new:
+        with received(self._work.home, f"{UPLOADS}/{source_id}", ()) as new:
             for path, text in files.items():
                 _write(new.resolve(), path, text)
         return self._keep(actor, source_id, kind, None, name)
@@ -134,7 +134,7 @@ class Sources:
             refuse_in_use(session, self.place(row), f"source '{row.name}'")
             session.delete(row)
         if row.kind in UPLOADED:
-            shutil.rmtree(self._work.home / _FOLDER / row.id, ignore_errors=True)
+            shutil.rmtree(self._work.home / UPLOADS / row.id, ignore_errors=True)
 
     def place(self, row: Source) -> str:
         """The address or path that jobs read."""
@@ -145,13 +145,13 @@ class Sources:
     def _keep(
         self, actor: Actor, source_id: str, kind: str, location: str | None, name: str
     ) -> Source:
-        place = location or f"{_FOLDER}/{source_id}"
+        place = location or f"{UPLOADS}/{source_id}"
         row = Source(id=source_id, owner_id=actor.id, kind=kind, location=place, name=name)
         try:
             with self._work.database.write() as session:
                 session.add(row)
         except BaseException:
-            shutil.rmtree(self._work.home / _FOLDER / source_id, ignore_errors=True)
+            shutil.rmtree(self._work.home / UPLOADS / source_id, ignore_errors=True)
             raise
         return row
 
@@ -163,6 +163,12 @@ def _write(folder: Path, path: str, text: str) -> None:
         place = (folder / path).resolve()
         if place == folder or not place.is_relative_to(folder):
             raise wrong
+        if ".git" in map(str.lower, place.relative_to(folder).parts):
+            raise BadRequestError(
+                f"'{named}' is git's own, and no file of a project.",
+                param=path[:_SHOWN],
+                advice="Leave .git out: only the files themselves are read.",
+            )
         if place.exists() or any(parent.is_file() for parent in place.parents):
             raise BadRequestError(f"'{named}' is there twice.", param=path[:_SHOWN])
         place.parent.mkdir(parents=True, exist_ok=True)

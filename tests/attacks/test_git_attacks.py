@@ -323,3 +323,61 @@ def test_a_server_that_hangs_is_given_up(tmp_path, pwned):
     ]
     _, alive = psutil.wait_procs(left, timeout=5)  # a killed process takes a moment to be gone
     assert not alive, "a child of git is still running"
+
+
+# What users send ------------------------------------------------------------------------------
+
+# Files that make a folder a repository whose objects are another's: {git} is its git directory,
+# {oid} its last commit.
+_BORROWED = {
+    "HEAD": "ref: refs/heads/main\n",
+    "config": "[core]\n\tbare = true\n",
+    "refs/heads/main": "{oid}\n",
+    "objects/info/alternates": "{git}/objects\n",
+}
+LAYOUTS = {
+    "gitdir": {".git": "gitdir: {git}\n"},
+    "alternates": {f".git/{path}": text for path, text in _BORROWED.items()},
+    "commondir": {
+        ".git/HEAD": "ref: refs/heads/main\n",
+        ".git/commondir": "{git}\n",
+        ".git/objects/a": "",
+        ".git/refs/a": "",
+    },
+    "bare": _BORROWED,
+}
+
+
+def send(folder: Path, layout: dict[str, str], victim: Path) -> Path:
+    facts = {"git": victim / ".git", "oid": git(victim, "rev-parse", "HEAD")}
+    for path, text in {"mine.py": "x = 1\n", "lib/more.py": "y = 1\n", **layout}.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.format(**facts))
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("below", [".", "lib"])
+def test_a_folder_that_was_sent_reads_no_other_repository(tmp_path, pwned, layout, below):
+    victim = make_repository(tmp_path / "private", [{"private.py": "p = 1\n"}])
+    borrowing = send(tmp_path / "own", LAYOUTS[layout], victim)
+    assert list(read(borrowing, tmp_path)) == ["private.py"], "this layout proves nothing"
+    for number, inner in enumerate((".", "deep/er")):
+        sent = home() / "uploads" / f"src_{number}"
+        send(sent / inner, LAYOUTS[layout], victim)
+        found = read(sent / inner / below, tmp_path)
+        assert {"mine.py", "more.py"} & {Path(path).name for path in found}
+        assert "private.py" not in found
+        assert "private.py" not in read(sent, tmp_path)
+
+
+def test_a_folder_that_was_sent_is_no_part_of_a_repository_around_the_home(
+    tmp_path, monkeypatch, pwned
+):
+    sent = tmp_path / "around/home/uploads/src_1"
+    make_repository(tmp_path / "around", [{"home/uploads/src_1/a.py": "committed = 1\n"}])
+    (sent / "a.py").write_text("sent = 1\n")
+    assert list(read(sent, tmp_path).values()) == [b"committed = 1\n"]
+    monkeypatch.setenv("CODETUNE_HOME", str(tmp_path / "around/home"))
+    assert read(sent, tmp_path) == {"a.py": b"sent = 1\n"}

@@ -211,6 +211,9 @@ def test_a_project_is_tuned_on(alone: Office, tmp_path: Path) -> None:
     assert alone(None, f"GET {made['status_endpoint']}", 200).json()["state"] == "queued"
     for path in ("../x.py", "/etc/x.py", "a/../../x.py", "", "a\0.py", "a" * 300, "a/" * 5000):
         alone(None, "POST /finetune/project", 422, json={"project_dict": {path: "x"}})
+    for path in (".git", ".git/HEAD", "vendored/.git/config", "a/../.GIT/HEAD"):
+        refused = alone(None, "POST /finetune/project", 422, json={"project_dict": {path: "x"}})
+        assert "git's own" in refused.json()["error"]["message"]
     alone(None, "POST /finetune/project", 422, json={})
     alone(None, "POST /finetune/project", 422, json={"libraries": ["numpy"]})
     assert len(list((tmp_path / "home/uploads").iterdir())) == 1
