@@ -34,7 +34,7 @@ from codetune.workers import Workers
 if TYPE_CHECKING:
     from codetune.corpus.config import CorpusOptions
 
-VERSION = 2  # raised when the same inputs give other files
+VERSION = 3  # raised when the same inputs give other files
 _BATCH = 250_000  # bytes that a process gets at a time
 _PACKED = 4  # bytes of content in a byte of files.parquet, about
 

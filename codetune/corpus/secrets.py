@@ -8,6 +8,8 @@ so that the code around a secret stays the code it was.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import re
 from collections import Counter
@@ -68,6 +70,17 @@ def _password(value: str) -> bool:
         return False
     return len(set(value)) > 3 and not value.startswith(("$", "{", "%", "<", "["))
 
+
+def _basic(value: str) -> bool:
+    """A name and a password as HTTP's basic scheme writes them (RFC 7617)."""
+    try:
+        return ":" in base64.b64decode(value + "=" * (-len(value) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+
+
+# The header's name up to its value, in a file of settings, a command or code.
+_HEADER = r"(?i:\bauthorization)[\"'`\]]{0,2}\s{0,3}(?:=>|=|:|,)\s{0,3}[bruf]{0,2}[\"'`]?"
 
 _USUAL = (
     "password passwd pass pwd secret admin root postgres mysql guest user redis rabbitmq "
@@ -188,6 +201,20 @@ _PATTERNS: tuple[Pattern, ...] = (
         ),
         group=1,
         accept=_password,
+    ),
+    Pattern(
+        "BASIC_LOGIN",
+        ("Authorization", "authorization", "AUTHORIZATION"),
+        re.compile(_HEADER + r"(?i:basic)\s{1,3}([A-Za-z0-9+/]{8,2000}={0,2})"),
+        group=1,
+        accept=_basic,
+    ),
+    Pattern(
+        "BEARER_TOKEN",
+        ("Authorization", "authorization", "AUTHORIZATION"),
+        re.compile(_HEADER + r"(?i:bearer|token)\s{1,3}([A-Za-z0-9+/_.~-]{16,2000}={0,2})"),
+        group=1,
+        accept=_random,
     ),
 )
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from codetune.errors import SourceError, UnsafeSourceError
-from codetune.sources.folder import Found
+from codetune.sources.folder import OWN_BUSINESS, Found
 
 LARGEST_UNPACKED = 16_000_000_000  # bytes
 _FREE = 256_000_000  # bytes that any archive may unpack to, however small it is
@@ -53,6 +53,9 @@ def digest_of_archive(path: Path) -> str:
 def members(path: Path) -> Iterator[tuple[Found, Read]]:
     """Every member in the archive's order; content is read only when asked for, right then.
 
+    What a version store keeps for itself is left out, as in a folder: an archive of a checkout
+    holds its `.git`.
+
     Raises:
         UnsafeSourceError: it unpacks to far more than an archive of code would.
         SourceError: it is damaged or of an unknown kind.
@@ -61,7 +64,8 @@ def members(path: Path) -> Iterator[tuple[Found, Read]]:
         with path.open("rb") as file:
             start = file.read(4)
         for found, read in _zip_members(path) if start[:2] == b"PK" else _tar_members(path):
-            yield found, functools.partial(_read, path, read)
+            if OWN_BUSINESS.isdisjoint(found.path.split("/")):
+                yield found, functools.partial(_read, path, read)
 
 
 def _read(path: Path, read: Read, limit: int) -> bytes:

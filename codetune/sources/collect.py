@@ -33,6 +33,7 @@ from codetune.workers import Workers
 if TYPE_CHECKING:
     from codetune.sources.config import SourceOptions
 
+VERSION = 1  # raised when the same inputs give other files
 FILES = {
     "repo": "string",
     "path": "string",
@@ -88,7 +89,7 @@ def collect(
     return run_stage(
         "collect",
         folder,
-        options.model_dump(mode="json", exclude={"timeout"}),
+        options.model_dump(mode="json", exclude={"timeout"}) | {"version": VERSION},
         {"repository": found.repository.name, "version": found.version},
         lambda partial: _write(
             found, partial, progress, options.commits or 0, workers or Workers()

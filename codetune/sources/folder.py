@@ -14,7 +14,7 @@ from codetune.errors import SourceError
 from codetune.sources.ignore import Ignored
 
 LARGEST_IGNORE_FILE = 1_000_000
-_OWN_BUSINESS = frozenset({".git", ".hg", ".svn", ".bzr"})  # a version store is no source file
+OWN_BUSINESS = frozenset({".git", ".hg", ".svn", ".bzr"})  # a version store is no source file
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _walk(root: Path, folder: str, ignored: Ignored) -> Iterator[Found]:
                 text = read_regular(root / folder / entry.name, LARGEST_IGNORE_FILE)
                 ignored.learn(folder, text.decode("utf-8", "replace"))
     for entry in listing:
-        if entry.name in _OWN_BUSINESS:
+        if entry.name in OWN_BUSINESS:
             continue
         path = folder + entry.name
         if entry.is_symlink():

@@ -104,6 +104,36 @@ def test_passwords_of_addresses_are_replaced(address):
     )
 
 
+def _login() -> str:
+    return base64.b64encode(f"x-access-token:{draw(30)}".encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\textraheader = AUTHORIZATION: {}",
+        "curl -H 'Authorization: {}' u",
+        'headers = {{"Authorization": "{}"}}',
+        'headers["authorization"] = f"{}"',
+        'request.setHeader("Authorization", "{}");',
+    ],
+)
+@pytest.mark.parametrize(
+    "scheme, value, kind",
+    [
+        ("basic", _login(), "BASIC_LOGIN"),
+        ("Basic", base64.b64encode(b"bot:s9X!k2v").decode(), "BASIC_LOGIN"),
+        ("bearer", "q7" + draw(30), "BEARER_TOKEN"),
+        ("Bearer", draw(40, HEX), "BEARER_TOKEN"),
+        ("token", "q7" + draw(30), "BEARER_TOKEN"),
+    ],
+)
+def test_what_an_authorization_header_holds_is_replaced(line, scheme, value, kind):
+    found = redact(line.format(f"{scheme} {value}"))
+    assert found.text == line.format(f"{scheme} REDACTED_{kind}")
+    assert found.kinds == {kind: 1}
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -146,6 +176,14 @@ INNOCENT = [
     "private_key: ${{ secrets.PRIVATE_KEY_OF_THE_DEPLOY_JOB }}",
     "if '-----BEGIN PRIVATE' in text: parse(text)",
     "keyboard = 'qwertyuiop'",
+    "authorization: basic auth is used",
+    "Authorization: Basic authentication is what the server understands",
+    "authorization: bearer tokens are sent with every request",
+    "Authorization: Bearer ${{ secrets.TOKEN_OF_THE_DEPLOY_JOB_2 }}",
+    'headers["Authorization"] = f"Bearer {settings.token_of_the_registry}"',
+    'headers = {"Authorization": "Bearer " + tokens["registry2"]["production1"]}',
+    "authorization = basic_authorization_of(request, realm2, users3)",
+    "Authorization: Bearer YOUR_ACCESS_TOKEN_GOES_HERE",
 ]
 
 

@@ -48,6 +48,16 @@ def test_gitignore_inside_an_archive(tmp_path, collected):
     assert found.skipped == {"x.log": "ignored"}
 
 
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_what_a_version_store_keeps_for_itself_is_left_out(tmp_path, collected, name):
+    own = (".git/config", "lib/.git", "lib/deep/.hg/hgrc", ".svn/entries", ".bzr/README")
+    files = {**FILES, **{f"tool-1.0/{path}": b"[remote]\n" for path in own}}
+    files["./tool-1.0/lib/.github/ci.yml"] = b"on: push\n"
+    found = collected(pack(tmp_path / name, files))
+    assert found.paths() == ["a.py", "lib/b.py", "lib/.github/ci.yml"]
+    assert found.skipped == {}
+
+
 def test_large_members_are_listed_and_not_read(tmp_path, collected):
     found = collected(
         pack(tmp_path / "x.zip", {**FILES, "tool-1.0/c.py": b"c" * 2000}), largest_file=1000
