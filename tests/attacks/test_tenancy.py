@@ -26,7 +26,7 @@ from codetune.serving.config import ServingOptions
 from codetune.serving.engines.local import LocalEngine
 from codetune.store.models import Model
 from codetune.store.teams import Team
-from tests.accounts import People
+from tests.accounts import PASSWORD, People
 from tests.unit.serving.tiny_models import base_of, make_adapter, make_base, register
 
 NOTHING = "eve/nothing"
@@ -241,20 +241,33 @@ def test_tokens_users_teams_and_the_log_of_others_are_out_of_reach(
     assert "digest" not in mine.text
 
 
-def test_a_token_makes_none_that_may_do_more(server: Completer, people: People) -> None:
+def test_a_token_makes_no_other_that_would_outlive_it(server: Completer, people: People) -> None:
     with people.logins.database.write() as session:
         root = users.get_user(session, "root1")
         people.tokens["small"] = tokens.make_token(session, root, "x", ["write"])[1]
     asks = [
         ("POST", "/api/v1/tokens", {"scopes": ["admin"]}),
-        ("POST", "/api/v1/tokens", {"scopes": ["write"]}),
+        ("POST", "/api/v1/tokens", {"scopes": ["write"], "expires": "1h"}),
         ("PUT", "/api/v1/me/password", {"old": "x", "new": "y" * 12}),
     ]
-    assert [a.status_code for a in ask(server, people, "small", *asks)] == [403, 201, 403]
+    assert [a.status_code for a in ask(server, people, "small", *asks)] == [403, 403, 403]
+    people.tokens["login"] = logged_in(people, "root1")
+    made = ask(server, people, "login", *asks[:2])
+    assert [(a.status_code, a.json()["scopes"]) for a in made] == [
+        (201, ["admin"]),
+        (201, ["write"]),
+    ]
+    assert people.logins.identify(made[1].json()["token"]).scopes == {"write"}
+
+
+def logged_in(people: People, name: str) -> str:
+    """What a password gives: a login, not a token."""
+    return people.logins.log_in(name, PASSWORD, Origin())[1]
 
 
 def test_what_was_done_is_written_down_without_secrets(server: Completer, people: People) -> None:
     password = "a password to look for"
+    people.tokens["root1"] = logged_in(people, "root1")
     asks = [
         ("POST", "/api/v1/users", {"name": "zoe", "password": password}),
         ("POST", "/api/v1/tokens", {"name": "vim", "scopes": ["complete"]}),

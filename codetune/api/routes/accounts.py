@@ -164,13 +164,15 @@ def _tokens(router: APIRouter, database: Database) -> None:
     @router.post("/api/v1/tokens", status_code=201)
     def make(request: Request, body: NewToken) -> TokenMade:
         actor = _with_account(actor_of(request))
-        asked = frozenset(body.scopes or tokens.DEFAULT_SCOPES)
-        if actor.token_id is not None and not asked <= actor.scopes:
-            raise ForbiddenError("A token cannot make one that may do more than itself.")
+        if actor.token_id is not None:  # the other would outlive it, its end and its revocation
+            raise ForbiddenError(
+                "A token cannot make another.",
+                advice=f"Log in instead (POST /token), or: codetune users token {actor.name}",
+            )
         with database.write() as session:
             user = session.get_one(User, actor.id)
             row, secret = tokens.make_token(
-                session, user, body.name, asked, tokens.expiry(body.expires)
+                session, user, body.name, body.scopes, tokens.expiry(body.expires)
             )
             audit.record(session, actor, "token.add", row.id, origin_of(request), scopes=row.scopes)
             return TokenMade(**_seen(row).model_dump(), token=secret)

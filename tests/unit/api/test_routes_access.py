@@ -242,6 +242,7 @@ def test_what_a_route_does_not_take_is_said_without_repeating_it(
 
 def test_null_characters_and_long_values_break_nothing(app: FastAPI, people: People) -> None:
     """PostgreSQL takes neither; SQLite takes both."""
+    people.tokens["root1"] = people.logins.log_in("root1", PASSWORD, Origin())[1]
     root = people.headers("root1")
     site = "http://codetune.test"
     asked = [
