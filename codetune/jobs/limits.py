@@ -13,12 +13,14 @@ from codetune.accounts.users import actor_of
 from codetune.errors import (
     BadRequestError,
     ConfigError,
+    NotFoundError,
     RegistryError,
     SourceError,
     UnsafeSourceError,
 )
 from codetune.jobs.config import JobOptions
 from codetune.jobs.work import Work
+from codetune.models.places import names_a_base
 from codetune.project import ProjectConfig
 from codetune.registry.access import Actor, require, require_role
 from codetune.registry.cards import Registry
@@ -29,6 +31,7 @@ from codetune.store.database import Database
 from codetune.store.users import LOCAL_USER, User
 
 _PATH = re.compile(r"[/~.]|.*\\")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}(?::\d+)?")  # as the registry has them
 _LONGEST_LABEL = 56  # characters: 96 of a model's name, without "/" and the longest user's name
 
 
@@ -47,13 +50,13 @@ def checked(
 
     Raises:
         NotFoundError: it goes on from a model that is not the actor's to use.
-        BadRequestError: no model can be called so.
+        BadRequestError: no model, or no base, can be called so.
         UnsafeSourceError, ConfigError: it reads what only the administrator may.
         SourceError: it names a path that cannot be one.
     """
     if kind == "pull":
         return Work(kind, _pulled(actor, source, options, folder), {})
-    base = _base(actor, config.base, registry, owners)
+    base = _base(actor, config.base, registry, owners, folder)
     settled = config if base == config.base else config.model_copy(update={"base": base})
     source = settled_source(actor, source, options, folder)
     if config.name:
@@ -118,6 +121,8 @@ def usable_name(actor: Actor, label: str, registry: Registry) -> str:
 
 def _pulled(actor: Actor, name: str, options: JobOptions, folder: Path | None) -> str:
     """A base's name: of the hub, or a folder that the actor may have read."""
+    if not names_a_base(name):
+        _check_path(name, folder, "model")
     if actor.is_local:
         return _local(name, folder, "model")
     if _PATH.match(name) or _is_there(name, "model"):
@@ -191,15 +196,42 @@ def _local(source: str, folder: Path | None, what: str) -> str:
         return str(path.resolve()) if path.exists() else source
 
 
-def _base(actor: Actor, base: str, registry: Registry, owners: Owners) -> str:
-    """The base, which may be a model of the registry that the actor may use."""
+def _base(actor: Actor, base: str, registry: Registry, owners: Owners, folder: Path | None) -> str:
+    """The base, which may be a model of the registry that the actor may use.
+
+    Of what other users have, nothing is told: below their names there is nothing to be found.
+    """
     names = {card.name for card in registry.list() if card.kind != "base"}
     asked, colon, version = base.partition(":")
     for name in (saved_as(actor, asked), asked):
         if name in names:
             require(actor, "use", owners.of([name])[name], f"model '{base}'")
             return f"{name}{colon}{version}"
+    if names_a_base(base) and not owners.another(actor, asked):
+        return base
+    known = _MODEL.fullmatch(base) is not None
+    if known and actor.is_local:  # a job that waits may make it
+        return base
+    if known and ("/" not in base or owners.another(actor, asked)):
+        raise NotFoundError(f"There is no model '{base}'.")
+    _check_path(base, folder, "base")
     return base
+
+
+def _check_path(base: str, folder: Path | None, what: str) -> None:
+    """Refuse what is no path either: no base can be called so.
+
+    Raises:
+        BadRequestError
+    """
+    with _as_path(base, what):
+        if _PATH.match(base) or ((folder or Path()) / base).exists():
+            return
+    raise BadRequestError(
+        f"{what}: {base[:80]!r} cannot be a base.",
+        param=what,
+        advice="It is 'nano', an id of the hub (owner/name), a folder, or a model of yours.",
+    )
 
 
 def _check_paths(config: ProjectConfig, options: JobOptions) -> None:

@@ -14,6 +14,11 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
 
 
+def names_a_base(name: str) -> bool:
+    """Whether `name` can be that of a base, if it is not a folder's."""
+    return name in EMBEDDED or _HUB_ID.fullmatch(name) is not None
+
+
 def find_base(name: str) -> Path:
     """The folder of the base called `name`, fetched if it is an id of the hub.
 
@@ -26,7 +31,7 @@ def find_base(name: str) -> Path:
         return EMBEDDED[name]
     if (folder := base_folder(name)) is not None:
         return folder
-    if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../")):
+    if names_a_base(name):
         return _fetch(name)
     raise ModelError(
         f"There is no base model '{name}'.",

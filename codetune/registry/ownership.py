@@ -15,6 +15,7 @@ from codetune.store.database import Database
 from codetune.store.models import Model
 from codetune.store.owned import VISIBILITIES
 from codetune.store.teams import Team
+from codetune.store.users import User
 
 # A model that somebody made with the command line on this machine has no row: it is for
 # administrators until one of them shares it.
@@ -44,6 +45,13 @@ class Owners:
             rows = session.scalars(select(Model).where(Model.name.in_(wanted)))
             found: dict[str, Resource] = {row.name: row for row in rows}
         return {name: found.get(name, UNCLAIMED) for name in wanted}
+
+    def another(self, actor: Actor, name: str) -> bool:
+        """Whether `name` stands below another user's, whose models the actor is not to know of."""
+        user, below, _ = name.partition("/")
+        if not below or user == actor.name or may(actor, "manage"):
+            return False
+        return bool(self._database.rows(select(User.id).where(User.name == user)))
 
 
 def saved_as(actor: Actor, label: str) -> str:

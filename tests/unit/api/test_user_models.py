@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,41 @@ def test_nothing_is_deleted_from_under_a_job(team: Office, shop: str) -> None:
     team("ada", f"POST /api/v1/tuning/{job['id']}/cancel", 202)
     team("ada", f"DELETE {LIST}/{shop}", 204)
     assert names(team, "ada") == []
+
+
+def test_whether_somebody_has_a_model_is_not_told(
+    team: Office, shop: str, small_base: Path, tmp_path: Path
+) -> None:
+    """Nor whether the machine has one that nobody has claimed."""
+    base = base_of(small_base)
+    register(team.home, "old", base, make_adapter(base, tmp_path / "made", seed=3))
+
+    def ask(who: str, name: str, status: int) -> dict[str, Any]:
+        body = {"source": "https://git.example.com/a/b", "name": "x", "base": name}
+        answer: dict[str, Any] = team(who, "POST /api/v1/tuning", status, json=body).json()
+        return answer
+
+    there = ("ada/shop", "ada/shop:2", "ada/shop:9", "old")
+    for name in (*there, "ada/none", "ada/a/b", "bob/none", "older"):
+        assert ask("eve", name, 404)["error"]["message"] == f"There is no model '{name}'."
+    for who, name in (("ada", "shop"), ("eve", "nano"), ("eve", "Qwen/Qwen2.5-Coder-0.5B")):
+        ask(who, name, 202)
+
+
+@pytest.mark.parametrize("name", ["https://evil", "file:///etc", "a\0b", "a/b\0", "a/b/c", "a b"])
+def test_what_no_base_can_be_called_is_refused_at_once(
+    team: Office, alone: Office, name: str
+) -> None:
+    url = "https://git.example.com/a/b"
+    for route, body in (
+        ("tuning", {"source": url, "name": "x", "base": name}),
+        ("tuning", {"source": url, "name": "x", "config": {"base": name}}),
+        ("models/pull", {"model": name}),
+    ):
+        refused = team("ada", f"POST /api/v1/{route}", 422, json=body)
+        assert "cannot be" in refused.json()["error"]["message"]
+        if name != "a/b/c" or route == "models/pull":  # of a home without accounts it may be
+            alone(None, f"POST /api/v1/{route}", 422, json=body)
 
 
 def test_gone_on_from_by_a_later_name(team: Office, shop: str) -> None:

@@ -230,17 +230,17 @@ def test_a_base_that_has_become_somebodys_model_is_not_taken(
     service: Jobs, office: Office, tmp_path: Path
 ) -> None:
     """It was nobody's when the jobs were submitted: a name of the hub, for all they knew."""
-    waits, retried = submit(service, BEN, base="anna/shop"), submit(service, BEN, base="anna/shop")
+    waits, retried = submit(service, BEN, base="acme/shop"), submit(service, BEN, base="acme/shop")
     service.cancel(BEN, retried.id)
-    Registry(service.home).register("anna/shop", **stages(tmp_path / "stages"))
+    Registry(service.home).register("acme/shop", **stages(tmp_path / "stages"))
     with office.database.write() as session:
-        claim(session, ANNA, "anna/shop")
-    with pytest.raises(NotFoundError, match="no model 'anna/shop'"):
+        claim(session, ANNA, "acme/shop")
+    with pytest.raises(NotFoundError, match="no model 'acme/shop'"):
         service.retry(BEN, retried.id)
     Worker(office.database, service.home, service.options).run(once=True)
     refused = service.get(BEN, waits.id)
     assert (refused.state, refused.attempts) == ("failed", 1)
-    assert refused.error is not None and "no model 'anna/shop'" in refused.error["message"]
+    assert refused.error is not None and "no model 'acme/shop'" in refused.error["message"]
     assert service.log(BEN, waits.id) == ""  # no process was started
 
 
