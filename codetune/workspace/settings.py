@@ -79,7 +79,7 @@ class Settings:
 
         Raises:
             NotFoundError: there is no such setting.
-            BadRequestError: the value is too short or too long.
+            BadRequestError: the value is too short or too long, or not one line of text.
         """
         require_role(actor, "write")
         known = _known(name)
@@ -87,6 +87,8 @@ class Settings:
             raise BadRequestError(
                 f"'{name}' has {known.shortest} to {known.longest} characters.", param="value"
             )
+        if not value.isprintable():  # a token goes into a header, where a line break ends it
+            raise BadRequestError(f"'{name}' holds no control characters.", param="value")
         if known.secret:
             kept = {"sealed": self._vault.seal(value, purpose_of(actor.id, name))}
         else:

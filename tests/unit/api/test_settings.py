@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.unit.api.management import Office
 
@@ -38,6 +39,15 @@ def test_a_secret_is_written_and_never_told(team: Office) -> None:
     team("ada", "PUT /api/v1/settings/webhook.secre", 404, json={"value": SECRET})
     team("ada", f"DELETE {path}", 204)
     assert not team("ada", "GET /api/v1/settings", 200).json()[0]["is_set"]
+
+
+@pytest.mark.parametrize("name", ["hub.token", "webhook.secret"])
+@pytest.mark.parametrize("more", ["\r\nX-Other: 1", "\n", "\0", "\t", "\x7f", "\u2028"])
+def test_a_secret_is_one_line_of_text(team: Office, name: str, more: str) -> None:
+    """It is sent in a header."""
+    answer = team("ada", f"PUT /api/v1/settings/{name}", 422, json={"value": SECRET + more})
+    assert "control characters" in answer.json()["error"]["message"]
+    assert SECRET not in answer.text
 
 
 def test_a_signed_push_queues_the_signers_sources(team: Office) -> None:
