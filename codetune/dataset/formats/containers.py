@@ -7,36 +7,29 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-from codetune.dataset.formats.problems import Problems
+from codetune.dataset.formats.arrow import arrow_rows, parquet_rows
+from codetune.dataset.formats.rows import File, Row
 from codetune.dataset.formats.text import LONGEST_ROW, open_text, undecoded
 from codetune.errors import DatasetError
 
 _BLANK, _BETWEEN = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 _CHUNK = 1 << 18  # characters read at a time from a JSON array
-_BATCH = 128  # rows of a table in memory at a time
 _TEXT = (".txt", ".md", ".rst", ".text")
 _TABLES = (".csv", ".tsv")
 
 
-class Row(NamedTuple):
-    """One row's values; `number` as in Problem."""
-
-    number: int
-    values: dict[str, Any]
-
-
-def rows_of(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
+def rows_of(file: File) -> Iterator[Row]:
     """The rows of one file; what its content is decides, then its name.
 
     Raises:
         DatasetError: it cannot be read at all, or has too many problems.
     """
-    yield from _reader_of(path)(path, encoding, problems)
+    yield from _reader_of(file.path)(file)
 
 
-Reader = Callable[[Path, str | None, Problems], Iterator[Row]]
+Reader = Callable[[File], Iterator[Row]]
 
 
 def _reader_of(path: Path) -> Reader:
@@ -47,37 +40,37 @@ def _reader_of(path: Path) -> Reader:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}.") from error
     if head[:4] == b"PAR1" or suffix == ".parquet":
-        return _parquet
+        return parquet_rows
     if head[:6] == b"ARROW1" or suffix == ".arrow":
-        return _arrow
+        return arrow_rows
     if suffix in _TABLES:
         return _csv
     return _text if suffix in _TEXT else _json
 
 
-def _json(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
+def _json(file: File) -> Iterator[Row]:
     """A JSON array, JSON lines, or one object."""
-    with open_text(path, encoding) as file:
-        first = _first_letter(file)
+    with open_text(file.path, file.encoding) as stream:
+        first = _first_letter(stream)
     if first not in ("[", "{"):
         begins = "is empty" if not first else f"begins with {first!r}: this is not JSON"
         raise DatasetError(
-            f"{path} {begins}.",
+            f"{file.path} {begins}.",
             advice="Known: .json, .jsonl, .csv, .tsv, .parquet, .arrow, .txt, and folders of "
             "the datasets library.",
         )
     if first == "[":
-        yield from _json_array(path, encoding, problems)
+        yield from _json_array(file)
         return
-    with open_text(path, encoding) as file:
-        lines = iter(lambda: file.readline(LONGEST_ROW), "")
+    with open_text(file.path, file.encoding) as stream:
+        lines = iter(lambda: stream.readline(LONGEST_ROW), "")
         whole = next(line.strip() for line in lines if line.strip()) == "{"
     if whole:
         raise DatasetError(
-            f"{path} holds one object, not rows.",
+            f"{file.path} holds one object, not rows.",
             advice="Write a list of rows ([{…}, {…}]), or one row a line (JSON lines).",
         )
-    yield from _json_lines(path, encoding, problems)
+    yield from _json_lines(file)
 
 
 def _first_letter(file: IO[str]) -> str:
@@ -87,69 +80,69 @@ def _first_letter(file: IO[str]) -> str:
     return ""
 
 
-def _json_lines(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
-    with open_text(path, encoding) as file:
+def _json_lines(file: File) -> Iterator[Row]:
+    with open_text(file.path, file.encoding) as stream:
         number = 0
-        while line := file.readline(LONGEST_ROW):
+        while line := stream.readline(LONGEST_ROW):
             number += 1
             if len(line) >= LONGEST_ROW and not line.endswith("\n"):
-                problems.add(path.name, number, "", f"is longer than {LONGEST_ROW >> 20} MB")
-                while (rest := file.readline(_CHUNK)) and not rest.endswith("\n"):
+                file.bad(number, "", f"is longer than {LONGEST_ROW >> 20} MB")
+                while (rest := stream.readline(_CHUNK)) and not rest.endswith("\n"):
                     pass
                 continue
             if not line.strip():
                 continue
             if wrong := undecoded(line):
-                problems.add(path.name, number, "", wrong)
+                file.bad(number, "", wrong)
                 continue
-            yield from _parsed(path, number, line, problems)
+            yield from _parsed(file, number, line)
 
 
-def _parsed(path: Path, number: int, line: str, problems: Problems) -> Iterator[Row]:
+def _parsed(file: File, number: int, line: str) -> Iterator[Row]:
     try:
         value = json.loads(line.rstrip("\r\n"))
     except RecursionError:
-        problems.add(path.name, number, "", "is nested too deeply")
+        file.bad(number, "", "is nested too deeply")
     except json.JSONDecodeError as error:
         message = f"is not JSON: {error.msg} at character {error.pos + 1}"
-        problems.add(path.name, number, "", message)
+        file.bad(number, "", message)
     except ValueError as error:  # a number of thousands of digits
-        problems.add(path.name, number, "", f"is not JSON: {error}")
+        file.bad(number, "", f"is not JSON: {error}")
     else:
-        yield from _object(path, number, value, problems)
+        yield from _object(file, number, value)
 
 
-def _object(path: Path, number: int, value: Any, problems: Problems) -> Iterator[Row]:
+def _object(file: File, number: int, value: Any) -> Iterator[Row]:
     if isinstance(value, dict):
         yield Row(number, value)
     else:
         kind = type(value).__name__
-        problems.add(path.name, number, "", f"is a {kind}, and an object was expected")
+        file.bad(number, "", f"is a {kind}, and an object was expected")
 
 
-def _json_array(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
+def _json_array(file: File) -> Iterator[Row]:
     """The objects of one long array, parsed one at a time."""
-    with open_text(path, encoding) as file:
-        reading = _Array(file)
+    with open_text(file.path, file.encoding) as stream:
+        reading = _Array(stream)
         while True:
             line = reading.skip_to_value()
             if line is None:
                 if beyond := reading.beyond():
-                    problems.add(path.name, beyond, "", "stands behind the end of the array")
+                    file.bad(beyond, "", "stands behind the end of the array")
                 return
             try:
                 value, raw = reading.value()
             except RecursionError:
-                problems.add(path.name, line, "", "is nested too deeply")
+                file.bad(line, "", "is nested too deeply")
                 return
             except ValueError as error:
                 why = error.msg if isinstance(error, json.JSONDecodeError) else error
-                problems.add(path.name, line, "", f"is not JSON: {why}")
+                file.bad(line, "", f"is not JSON: {why}")
                 return
             if wrong := undecoded(raw):
-                problems.add(path.name, line, "", wrong)
+                file.bad(line, "", wrong)
             else:
-                yield from _object(path, line, value, problems)
+                yield from _object(file, line, value)
 
 
 class _Array:
@@ -219,14 +212,14 @@ class _Array:
         return bool(part)
 
 
-def _csv(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
+def _csv(file: File) -> Iterator[Row]:
     """Rows by the names in the first line; separated by the sign that is most frequent there."""
     csv.field_size_limit(LONGEST_ROW)
-    with open_text(path, encoding, newline="") as file:
-        header = file.readline(LONGEST_ROW)
+    with open_text(file.path, file.encoding, newline="") as stream:
+        header = stream.readline(LONGEST_ROW)
         sign = max(",;\t", key=header.count)
-        file.seek(0)
-        reader = csv.reader(file, delimiter=sign, strict=True)
+        stream.seek(0)
+        reader = csv.reader(stream, delimiter=sign, strict=True)
         names: list[str] | None = None
         line = 1
         while True:
@@ -237,65 +230,28 @@ def _csv(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
                 return
             except csv.Error as error:
                 # Where the next row begins is not known: a line of it may look like one.
-                left = sum(1 for _ in file)
+                left = sum(1 for _ in stream)
                 behind = f"; the {left} lines behind it are not read" if left else ""
-                problems.add(path.name, line, "", f"is not CSV: {error}{behind}")
+                file.bad(line, "", f"is not CSV: {error}{behind}")
                 return
             if wrong := next(filter(None, map(undecoded, values)), ""):
-                problems.add(path.name, line, "", wrong)
+                file.bad(line, "", wrong)
             elif names is None:
                 names = [name.strip() for name in values]
             elif len(values) not in (0, len(names)):
                 message = f"has {len(values)} fields, the first line names {len(names)}"
-                problems.add(path.name, line, "", message)
+                file.bad(line, "", message)
             elif values:
                 yield Row(line, dict(zip(names, values, strict=True)))
 
 
-def _text(path: Path, encoding: str | None, problems: Problems) -> Iterator[Row]:
+def _text(file: File) -> Iterator[Row]:
     """One row: the whole text."""
-    with open_text(path, encoding) as file:
-        text = file.read(LONGEST_ROW + 1)
+    with open_text(file.path, file.encoding) as stream:
+        text = stream.read(LONGEST_ROW + 1)
     if len(text) > LONGEST_ROW:
-        problems.add(path.name, 0, "", f"is longer than {LONGEST_ROW >> 20} MB; cut it into files")
+        file.bad(0, "", f"is longer than {LONGEST_ROW >> 20} MB; cut it into files")
     elif wrong := undecoded(text):
-        problems.add(path.name, 0, "", wrong)
+        file.bad(0, "", wrong)
     else:
         yield Row(1, {"text": text})
-
-
-def _parquet(path: Path, _: str | None, __: Problems) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(number, values)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} is not a whole Parquet file: {error}.") from error
-
-
-def _arrow(path: Path, _: str | None, __: Problems) -> Iterator[Row]:
-    """Arrow's stream form (what the datasets library writes), or its file form."""
-    import pyarrow as pa
-
-    number = 0
-    try:
-        with pa.memory_map(str(path)) as source:
-            is_file = source.read(6) == b"ARROW1"
-            source.seek(0)
-            reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-            batches: Any = reader
-            if is_file:
-                batches = map(reader.get_batch, range(reader.num_record_batches))
-            for batch in batches:
-                for start in range(0, batch.num_rows, _BATCH):
-                    for values in batch.slice(start, _BATCH).to_pylist():
-                        number += 1
-                        yield Row(number, values)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} is not a whole Arrow file: {error}.") from error

@@ -117,6 +117,12 @@ def layout_of(values: Mapping[str, Any], columns: Columns, wanted: str) -> Layou
     )
 
 
+def usable_columns(columns: Columns) -> frozenset[str]:
+    """The columns that any layout can use; of a dotted name, the one that holds it, too."""
+    names = {columns.get(field, field) for one in LAYOUTS.values() for field in one.fields}
+    return frozenset(names | {name.partition(".")[0] for name in names})
+
+
 def check_columns(columns: Columns) -> None:
     """Refuse names of fields that no layout has.
 

@@ -9,9 +9,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codetune.dataset.formats.containers import Row, rows_of
-from codetune.dataset.formats.layouts import Fields, Layout, check_columns, layout_of
+from codetune.dataset.formats.containers import rows_of
+from codetune.dataset.formats.layouts import (
+    Fields,
+    Layout,
+    check_columns,
+    layout_of,
+    usable_columns,
+)
 from codetune.dataset.formats.problems import Problems, RowError
+from codetune.dataset.formats.rows import File, Row
 from codetune.errors import DatasetError
 from codetune.records import Example, Provenance
 
@@ -43,17 +50,19 @@ def read_set(
     check_columns(columns or {})
     own = problems is None
     problems = problems or Problems()
-    for file in files_of(path):
+    wanted = usable_columns(columns or {})
+    for place in files_of(path):
         layout: Layout | None = None
-        for row in rows_of(file, encoding, problems):
+        file = File(place, place.name, encoding, wanted, problems)
+        for row in rows_of(file):
             try:
                 here = layout or layout_of(row.values, columns or {}, format)
             except DatasetError as error:
-                raise DatasetError(f"{file}: {error.message}", advice=error.advice) from error
+                raise DatasetError(f"{place}: {error.message}", advice=error.advice) from error
             try:
                 value = here.read(Fields(row.values, columns or {}))
             except RowError as error:
-                problems.add(file.name, row.number, error.field, error.message)
+                file.bad(row.number, error.field, error.message)
                 continue
             layout = here  # not before a row could be read with it
             yield _example(value, row, name or path.stem, file.name, licence)

@@ -1,0 +1,35 @@
+"""A file of training data as its reader sees it, and one row of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from codetune.dataset.formats.problems import Problems
+
+
+class Row(NamedTuple):
+    """One row's values; `number` as in Problem."""
+
+    number: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to be read, and where what is wrong with it goes.
+
+    `wanted` are the columns that a layout can use: what is wrong with others is no matter.
+    """
+
+    path: Path
+    name: str  # in problems
+    encoding: str | None
+    wanted: Collection[str]
+    problems: Problems
+
+    def bad(self, row: int, field: str, message: str) -> None:
+        """Note a problem; raises as `Problems.add` does."""
+        self.problems.add(self.name, row, field, message)
