@@ -62,6 +62,23 @@ def _random(value: str) -> bool:
     return _entropy(value) >= (3.0 if re.fullmatch(r"[0-9a-fA-F]+", value) else 3.5)
 
 
+# What code may say without quotes beside a telling name: a number, a date, a path, a variable, a
+# name of one case (db-tls-v2, X509_V3).
+_NAMED = re.compile(
+    r"[+-]?[\d._]+(?:[eE][+-]?\d+)?\w{0,3}|0[xX][0-9a-fA-F_]+\w{0,3}|\d{4}-\d\d-\d\d.*|"
+    r"[$%@&*!/~.].*|[a-z0-9]+(?:[-_.][a-z0-9]+)+|[A-Z0-9]+(?:[-_.][A-Z0-9]+)+"
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+def _drawn(value: str) -> bool:
+    """A random-looking value that is no name either: names have words, and few numbers."""
+    if not _random(value) or _NAMED.fullmatch(value):
+        return False
+    words = _WORD.findall(value)
+    return sum(map(len, words)) < 3 * len(words) or len(re.findall(r"\d+", value)) > 2
+
+
 def _password(value: str) -> bool:
     """A password inside an address: anything but a variable or an example."""
     if _EXAMPLE.search(value) or value.lower() in _USUAL_PASSWORDS:
@@ -218,12 +235,23 @@ _PATTERNS: tuple[Pattern, ...] = (
     ),
 )
 
-# What follows a telling name: the rest of the name, an assignment, and a quoted value, or an
-# unquoted one that ends the line (.env, YAML, properties).
+# What follows a telling name: the rest of the name, an assignment, and a quoted value, or one
+# that ends the line. Behind these, a value that is judged with more care, since code has no
+# quotes either: of .env, YAML and properties files, before a blank, a semicolon or the line's
+# end; of NAME=value with any bracket in it.
 _ASSIGNED = re.compile(
     r"""(?x)
     [\w.-]{0,24}["'`\]]{0,2}(?:\s?:\s?[\w.\[\]&*]{1,30})?\s{0,3}(?::=|=>|=|:|,)\s{0,3}
-    (?:[bruf]{0,2}["'`]([^\s"'`]{12,200})["'`]|([A-Za-z0-9+/_=-]{20,200})[ \t]*$)
+    (?:[bruf]{0,2}["'`]([^\s"'`]{12,200})["'`]|([A-Za-z0-9+/_=-]{20,200})[ \t]*\r?$)
+    """,
+    re.MULTILINE,
+)
+_UNQUOTED = re.compile(
+    r"""(?x)
+    [\w.-]{0,24}(?:
+        [ \t]{0,3}[=:][ \t]{0,3}([^\s"'`;,(){}\[\]<>|\\]{12,200})(?=[ \t;]|\r?$)
+        | (?<=[A-Z0-9_])=([^\s"'`;]{12,200})(?=(?:[ \t]+(?:\#.*)?)?\r?$)
+    )
     """,
     re.MULTILINE,
 )
@@ -278,11 +306,13 @@ def _hide_assigned(text: str, kinds: Counter[str]) -> str:
     for name in _TELLING.found_in(lowered):
         at = lowered.find(name)
         while at >= 0:
-            match = _ASSIGNED.match(text, at + len(name))
-            if match:
-                value = match[match.lastindex or 1]
-                if not value.startswith("REDACTED_") and _random(value):
-                    found[match.start(match.lastindex or 1)] = match.end(match.lastindex or 1)
+            for assigned, accept in ((_ASSIGNED, _random), (_UNQUOTED, _drawn)):
+                match = assigned.match(text, at + len(name))
+                if match:
+                    group = match.lastindex or 1
+                    value = match[group]
+                    if not value.startswith("REDACTED_") and accept(value):
+                        found[match.start(group)] = match.end(group)
             at = lowered.find(name, at + len(name))
     spans = _apart(found)
     for start, end in reversed(spans):

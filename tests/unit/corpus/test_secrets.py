@@ -95,6 +95,32 @@ def test_random_values_of_telling_names_are_replaced(line):
     assert found.text == f"first\n{line.format('REDACTED_SECRET')}\nlast\n"
 
 
+PASSWORDS = ["s3cr3tP4ssw0rdXYZ99", "kX9#mQ2$vL7pRw4!tZ8nB", "k3jx9qwpzm2v4q"]
+
+
+@pytest.mark.parametrize("value", PASSWORDS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "DB_PASSWORD={}",
+        "DB_PASSWORD={}\r",
+        "db_password: {} # prod",
+        "spring.datasource.password = {}",
+        "export TOKEN={}; run",
+        "TOKEN={} ./run",
+        "  - API_TOKEN={}",
+    ],
+)
+def test_values_without_quotes_are_replaced(value, line):
+    found = redact(f"first\n{line.format(value)}\nlast\n")
+    assert found.text == f"first\n{line.format('REDACTED_SECRET')}\nlast\n"
+
+
+def test_a_key_of_django_has_brackets():
+    text = "SECRET_KEY=django-insecure-8d#k2l@4m5n(7w)q&z1x^v9b\n"
+    assert redact(text).text == "SECRET_KEY=REDACTED_SECRET\n"
+
+
 @pytest.mark.parametrize(
     "address", ["postgres://app:{}@db.internal:5432/app", "https://bot:{}@git.example.org/a.git"]
 )
@@ -184,6 +210,25 @@ INNOCENT = [
     'headers = {"Authorization": "Bearer " + tokens["registry2"]["production1"]}',
     "authorization = basic_authorization_of(request, realm2, users3)",
     "Authorization: Bearer YOUR_ACCESS_TOKEN_GOES_HERE",
+    "password = get_password_from_keyring(name)",
+    "token = md5(user1 + x9)",
+    "token: Annotated[str, Depends(x)]",
+    "auth_token: OAuth2AccessToken",
+    "secret: Base64EncodedString;",
+    "token: Uint8Array | null",
+    "token = sha256_digest;",
+    "password: user1Password2",
+    "TOKEN=hashlib.sha256(b1).hexdigest()",
+    "TOKEN=$1",
+    "TOKEN=$(k8s x1y2z3)",
+    "password: ${DB_PASSWORD}",
+    "password: $DB_P4ss_2x9Kq",
+    'secret_key_base: <%= ENV["X"] %>',
+    "secretName: db-tls-x509-v1a",
+    "token_path=/run/s6/t1/a2b3c4",
+    "token_mask = 0x1f2e3d4c5b6a7;",
+    "token_scale = 1.2345678e-10",
+    "token_expires: 2024-03-15T17:46:28.953Z",
 ]
 
 
