@@ -39,6 +39,10 @@ def open_source(
         SourceError: it does not exist, is empty, or cannot be read.
         UnsafeSourceError: reading it would be an attack, or it is local and that is forbidden.
     """
+    if not source.strip():  # Path("") would be the current folder
+        raise SourceError(
+            "The source is empty.", advice='Pass a path or an address; "." is the current folder.'
+        )
     is_url = source.lower().startswith("file:")
     if not allow_local and (is_url or not identity.looks_remote(source)):
         raise UnsafeSourceError(

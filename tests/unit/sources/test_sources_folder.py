@@ -162,3 +162,12 @@ def test_what_is_no_source_is_explained(tmp_path, collected, kind):
         collected(path)
     assert error.value.advice
     assert "thing" in error.value.message
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_source_is_not_the_current_folder(tmp_path, monkeypatch, source):
+    write(tmp_path, {"a.py": "a = 1\n"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="The source is empty") as error:
+        collect(source, SourceOptions(), tmp_path / "made", Progress(Quiet()))
+    assert '"."' in error.value.advice
