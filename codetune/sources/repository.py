@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ def find_repository(path: Path) -> Local | None:
     """The repository that `path` belongs to, or None.
 
     Found without asking git, which would obey the folder's own settings while looking.
+
+    Raises:
+        SourceError: it has a `.git` that is none: as a folder, what is not committed would be read.
     """
     path = path.resolve()
     if _is_git_directory(path):
@@ -46,6 +50,12 @@ def find_repository(path: Path) -> Local | None:
         if folder is not None:
             prefix = "" if top == path else f"{path.relative_to(top).as_posix()}/"
             return Local(Git(folder), top, prefix, bare=False)
+        if top == path and os.path.lexists(top / ".git"):
+            raise SourceError(
+                f"{path} has a .git that is no usable repository.",
+                advice="Mend it (`git worktree repair`, `git submodule update --init`), or delete "
+                "it to read a plain folder without history.",
+            )
     return None
 
 

@@ -240,3 +240,24 @@ def test_row_groups_stay_small(tmp_path, collected):
     assert table.num_row_groups >= 2
     sizes = [table.metadata.row_group(n).total_byte_size for n in range(table.num_row_groups)]
     assert max(sizes) < 16_000_000
+
+
+def _worktree_that_was_moved(top):
+    (top / ".git").write_text("gitdir: /nowhere/at/all\n")
+
+
+def _without_head(top):
+    (top / ".git" / "objects").mkdir(parents=True)
+    (top / ".git" / "refs").mkdir()
+
+
+@pytest.mark.parametrize("damage", [_worktree_that_was_moved, _without_head])
+def test_a_damaged_repository_is_no_plain_folder(tmp_path, collected, damage):
+    top = tmp_path / "tool"
+    (top / "lib").mkdir(parents=True)
+    (top / "lib" / "a.py").write_text("a = 1\n")
+    damage(top)
+    with pytest.raises(SourceError, match=r"tool has a \.git that is no usable repository") as error:
+        collected(top)
+    assert "delete it" in error.value.advice
+    assert collected(top / "lib").paths() == ["a.py"]
