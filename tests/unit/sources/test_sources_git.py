@@ -257,7 +257,9 @@ def test_a_damaged_repository_is_no_plain_folder(tmp_path, collected, damage):
     (top / "lib").mkdir(parents=True)
     (top / "lib" / "a.py").write_text("a = 1\n")
     damage(top)
-    with pytest.raises(SourceError, match=r"tool has a \.git that is no usable repository") as error:
+    with pytest.raises(
+        SourceError, match=r"tool has a \.git that is no usable repository"
+    ) as error:
         collected(top)
     assert "delete it" in error.value.advice
     assert collected(top / "lib").paths() == ["a.py"]
