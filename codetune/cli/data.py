@@ -101,7 +101,7 @@ def validate(
       codetune data validate answers.csv --column instruction=question --column output=answer
       codetune data validate ~/sets/dolly --base nano --json
     """
-    from codetune.dataset.formats import Problems, read_set
+    from codetune.dataset.formats import Problems, left_out_of, read_set
     from codetune.dataset.inspection import Census
 
     conversations = _conversations(base, template, window) if base else None
@@ -116,12 +116,16 @@ def validate(
                 ):
                     census.add(example)
             found = [problem._asdict() for problem in problems.first]
+            left_out = left_out_of(file)
             reports.append(
                 {"file": str(file), "valid": not problems.total, **census.row()}
+                | {"left_out": left_out}
                 | {"problems": problems.total, "first_problems": found}
             )
             if not as_json:
                 _show_census(file, census, problems.total)
+                if left_out:
+                    click.echo(f"  {_not_read(left_out)}")
                 for problem in problems.first:
                     click.echo(f"  {problem}")
     if as_json:
@@ -146,6 +150,11 @@ def _show_census(file: Path, census: Census, problems: int) -> None:
         )
         for reason, count in row["refused"].items():
             click.echo(f"  {count:,} not trained on: {reason}")
+
+
+def _not_read(left_out: list[str]) -> str:
+    more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+    return f"not read, since not of the training split: {', '.join(left_out[:5])}{more}"
 
 
 @data.command()
@@ -230,6 +239,7 @@ def mix(config: Path, tokens: int, window: int | None, as_json: bool) -> None:
       codetune data mix codetune.yaml
       codetune data mix codetune.yaml --tokens 250000 --json | jq '.sets[].epochs'
     """
+    from codetune.dataset.formats import left_out_of
     from codetune.dataset.mix import shares_of
     from codetune.errors import DatasetError
     from codetune.project import load_project
@@ -256,6 +266,7 @@ def mix(config: Path, tokens: int, window: int | None, as_json: bool) -> None:
                 {"name": one.name, "share": round(share, 4), "wanted_tokens": round(wanted)}
                 | {"epochs": round(min(max(epochs, 0), one.epochs_at_most), 3), "enough": enough}
                 | {"bad_rows": bad, **census.row()}
+                | {"left_out": left_out_of(Path(one.path).expanduser())}
             )
     if as_json:
         print_json({"own_tokens": tokens, "sets": rows})
@@ -291,6 +302,7 @@ def _show_mix(rows: list[dict[str, Any]], tokens: int) -> None:
     for row in rows:
         remarks = [] if row["enough"] else ["too small for its share"]
         remarks += [f"{row['bad_rows']} bad rows left out"] if row["bad_rows"] else []
+        remarks += [_not_read(row["left_out"])] if row["left_out"] else []
         remarks += [f"{n} not trained on: {why}" for why, n in row["refused"].items()]
         figures = (f"{row['examples']:,}", f"{row['tokens']:,}", f"{row['share']:.1%}")
         wanted = f"{row['wanted_tokens']:,}"

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from codetune.dataset.formats.containers import rows_of
 from codetune.dataset.formats.layouts import (
@@ -23,9 +23,17 @@ from codetune.errors import DatasetError
 from codetune.records import Example, Provenance
 
 _SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json", ".csv", ".tsv", ".txt", ".md")
-_OTHER_SPLITS = re.compile(r"(^|[-_./])(test|validation|valid|val|dev|eval)([-_./]|$)")
-_TRAIN = re.compile(r"(^|[-_./])train([-_./]|$)")
+_TRAIN = frozenset({"train"})
+_OTHER_SPLITS = frozenset({"test", "validation", "valid", "val", "dev", "eval"})
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _NOT_ROWS = {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
+
+
+class Files(NamedTuple):
+    """The files of a set in order, and those beside them that are not of its training split."""
+
+    read: list[Path]
+    left_out: list[Path]
 
 
 def read_set(
@@ -51,7 +59,7 @@ def read_set(
     own = problems is None
     problems = problems or Problems()
     wanted = usable_columns(columns or {})
-    for place in files_of(path):
+    for place in files_of(path).read:
         layout: Layout | None = None
         file = File(place, place.name, encoding, wanted, problems)
         for row in rows_of(file):
@@ -70,20 +78,20 @@ def read_set(
         problems.refuse()
 
 
-def files_of(path: Path) -> list[Path]:
-    """The files of a set in order: of a folder, those of its training split.
+def files_of(path: Path) -> Files:
+    """The files of a set: of a folder, those of its training split.
 
     Raises:
         DatasetError: there is nothing to read, or a folder has splits and none is for training.
     """
     if path.is_file():
-        return [path]
+        return Files([path], [])
     if not path.is_dir():
         raise DatasetError(f"{path} does not exist.")
     if (path / "dataset_dict.json").is_file():
         return files_of(_training_split(path))
     if (path / "state.json").is_file():
-        return _saved(path)
+        return Files(_saved(path), [])
     found = sorted(
         file
         for file in path.rglob("*")
@@ -92,22 +100,62 @@ def files_of(path: Path) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
         and not file.name.upper().startswith(("README", "LICENSE"))
     )
-    training = [file for file in found if _TRAIN.search(str(file.relative_to(path)))]
-    others = [file for file in found if _OTHER_SPLITS.search(str(file.relative_to(path)))]
-    chosen = training or [file for file in found if file not in others]
+    chosen = _of_training(path, found)
+    if found and not chosen:
+        raise DatasetError(
+            f"{path} holds only test and validation files.",
+            advice=f"To train on one, name it: {found[0]}",
+        )
     if not chosen:
         raise DatasetError(
             f"{path} holds no training data.",
             advice="Known: folders of the datasets library (save_to_disk), and folders of "
             f"{', '.join(_SUFFIXES)} files.",
         )
-    return chosen
+    return Files(chosen, [file for file in found if file not in chosen])
+
+
+def left_out_of(path: Path) -> list[str]:
+    """The files of a folder that are not read, since they are not of its training split."""
+    return [file.relative_to(path).as_posix() for file in files_of(path).left_out]
+
+
+def _of_training(path: Path, found: list[Path]) -> list[Path]:
+    """The files of the training split, or all that are of no other one.
+
+    A file is of a split whose name it or one of its folders has: test.jsonl, test-2.jsonl,
+    test-00000-of-00001.parquet. Of a longer name, a part is a split only where there are others:
+    dolly-test.jsonl beside dolly-train.jsonl, but not unit-test.jsonl alone.
+    """
+    words = {file: _words(file) for file in found}
+    sets = {
+        (file.parent, said - _TRAIN) for file, said in words.items() if not said & _OTHER_SPLITS
+    }
+
+    def is_whole(file: Path, split: frozenset[str]) -> bool:
+        folders = file.parent.relative_to(path).parts
+        return not split.isdisjoint(folders) or (bool(words[file]) and words[file] <= split)
+
+    def is_other(file: Path) -> bool:
+        said = words[file]
+        beside = bool(said & _OTHER_SPLITS) and (file.parent, said - _OTHER_SPLITS) in sets
+        return beside or is_whole(file, _OTHER_SPLITS)
+
+    rest = [file for file in found if not is_other(file)]
+    return [file for file in rest if is_whole(file, _TRAIN)] or rest
+
+
+def _words(file: Path) -> frozenset[str]:
+    """The words of a file's name, without suffixes and numbers."""
+    stem = Path(file.name.removesuffix(".gz")).stem
+    words = re.split(r"[-_.]", _SHARD.sub("", stem))
+    return frozenset(word for word in words if word and not word.isdigit())
 
 
 def digest_of_set(path: Path) -> str:
     """SHA-256 (hexadecimal) over the names and bytes of a set's files."""
     total = hashlib.sha256()
-    for file in files_of(path):
+    for file in files_of(path).read:
         total.update(file.name.encode() + b"\0")
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())

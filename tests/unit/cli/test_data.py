@@ -56,6 +56,23 @@ def test_validate(tmp_path: Path) -> None:
     assert run("validate", renamed, "--column", "instruction").exit_code == 2
 
 
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    lines(folder / "train.jsonl", GOOD)
+    lines(folder / "extra.jsonl", GOOD)
+    assert (
+        "not read, since not of the training split: extra.jsonl"
+        in run("validate", str(folder)).output
+    )
+    (report,) = json.loads(run("validate", str(folder), "--json").stdout)["files"]
+    assert report["left_out"] == ["extra.jsonl"]
+    config = tmp_path / "codetune.yaml"
+    config.write_text(f"dataset: {{mix: [{{name: some, path: {folder}, share: 0.2}}]}}\n")
+    (row,) = json.loads(run("mix", str(config), "--json").stdout)["sets"]
+    assert row["left_out"] == ["extra.jsonl"]
+
+
 def test_show(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", GOOD, {"instruction": "Say hi.", "output": "hi"}, [], GOOD)
     done = run("show", file, "--row", "2")

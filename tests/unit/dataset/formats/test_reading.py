@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from codetune.dataset.formats import Problems, digest_of_set, read_set
+from codetune.dataset.formats import Problems, digest_of_set, left_out_of, read_set
 from codetune.errors import DatasetError
 
 GOOD = {"instruction": "Add", "output": "a + b"}
@@ -283,6 +283,40 @@ def test_folders(tmp_path: Path) -> None:
         pairs(tmp_path / "empty")
     with pytest.raises(DatasetError, match="does not exist"):
         pairs(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["code.jsonl", "unit-test.jsonl"], []),
+        (["train.jsonl", "extra.jsonl"], ["extra.jsonl"]),
+        (["train.jsonl.gz", "train_1.jsonl", "val.jsonl"], ["val.jsonl"]),
+        (["dolly-train.jsonl", "dolly-test.jsonl", "more.jsonl"], ["dolly-test.jsonl"]),
+        (["dolly.jsonl", "dolly_eval.jsonl"], ["dolly_eval.jsonl"]),
+        (["train-v1.1.json", "dev-v1.1.json"], ["dev-v1.1.json"]),
+        (["test-train-station.jsonl", "airport.jsonl"], []),
+        (["train/a.jsonl", "test/a.jsonl", "b.jsonl"], ["b.jsonl", "test/a.jsonl"]),
+    ],
+)
+def test_which_files_are_the_training_split(
+    names: list[str], left_out: list[str], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        text = json.dumps({"prompt": name, "completion": "a"}).encode()
+        (tmp_path / name).write_bytes(
+            gzip.compress(text) if name.endswith("gz") else b"[" + text + b"]"
+            if name.endswith(".json") else text
+        )  # fmt: skip
+    assert {question for question, _ in pairs(tmp_path)} == set(names) - set(left_out)
+    assert left_out_of(tmp_path) == left_out
+
+
+def test_a_folder_without_a_training_split(tmp_path: Path) -> None:
+    file = lines(tmp_path / "test.jsonl", GOOD)
+    with pytest.raises(DatasetError, match="holds only test and validation files") as error:
+        pairs(tmp_path)
+    assert str(file) in error.value.advice
 
 
 def test_folders_that_datasets_saved(tmp_path: Path) -> None:
