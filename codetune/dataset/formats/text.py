@@ -36,16 +36,14 @@ def open_text(path: Path, encoding: str | None, newline: str = "\n") -> Iterator
             head = probe.read(_PROBE)
     except (OSError, EOFError) as error:
         raise DatasetError(f"{path} cannot be read: {error}.") from error
-    chosen = encoding or _encoding_of(path, head)
+    chosen = _normal(encoding) or _encoding_of(path, head)
     errors = "surrogateescape" if chosen.startswith("utf-8") else "strict"
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding=chosen, errors=errors, newline=newline) as file:
             yield cast(IO[str], file)
-    except LookupError as error:
-        raise DatasetError(
-            f"There is no encoding '{encoding}'.", advice="Known: utf-8, utf-16, latin-1 …"
-        ) from error
+    except LookupError as error:  # a codec, but not of text
+        raise _unknown(encoding) from error
     except UnicodeError as error:
         raise DatasetError(f"{path} is not {chosen}: {error}.") from error
     except (gzip.BadGzipFile, EOFError) as error:
@@ -61,6 +59,21 @@ def undecoded(text: str) -> str:
     return (
         f"byte 0x{byte:02x} at character {found.start() + 1} is not UTF-8; "
         "if the file is Latin-1, say so (encoding: latin-1; --encoding latin-1)"
+    )
+
+
+def _normal(encoding: str | None) -> str:
+    """The encoding's usual name; "" for UTF-8, which is looked for in any case."""
+    try:
+        name = codecs.lookup(encoding).name if encoding else "utf-8"
+    except LookupError as error:
+        raise _unknown(encoding) from error
+    return "" if name == "utf-8" else name
+
+
+def _unknown(encoding: str | None) -> DatasetError:
+    return DatasetError(
+        f"There is no encoding '{encoding}'.", advice="Known: utf-8, utf-16, latin-1 …"
     )
 
 

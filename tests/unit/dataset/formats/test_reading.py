@@ -171,6 +171,16 @@ def test_latin_1_is_refused_unless_named(suffix: str, tmp_path: Path) -> None:
         list(read_set(path, encoding="klingon"))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8", "U8"])
+def test_utf_8_may_be_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("prompt,completion\nq,a\n".encode("utf-8-sig"))
+    assert pairs(path, encoding=encoding) == [("q", "a")]
+    path.write_bytes("prompt,completion\nq,a\nq,\xfc\n".encode("latin-1"))
+    (problem,) = problems_of(path, encoding=encoding)
+    assert problem.startswith("a.csv, row 3: byte 0xfc")
+
+
 def test_utf_16_without_a_mark_and_binary_files(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes((json.dumps(GOOD) + "\n").encode("utf-16-le"))
