@@ -55,6 +55,8 @@ def arrow_rows(file: File) -> Iterator[Row]:
 
 def _rows(file: File, names: list[str], batches: Iterable[Any]) -> Iterator[Row]:
     """Only the wanted columns have values: of others, not every one is a value of Python's."""
+    if file.refuses(names, 0):
+        return
     places = {name: place for place, name in enumerate(names) if name in file.wanted}
     unread: dict[str, Any] = dict.fromkeys(names)
     first = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -82,7 +83,7 @@ def _first_letter(file: IO[str]) -> str:
 
 def _json_lines(file: File) -> Iterator[Row]:
     with open_text(file.path, file.encoding) as stream:
-        number = 0
+        number, parser = 0, _Parser()
         while line := stream.readline(LONGEST_ROW):
             number += 1
             if len(line) >= LONGEST_ROW and not line.endswith("\n"):
@@ -95,12 +96,12 @@ def _json_lines(file: File) -> Iterator[Row]:
             if wrong := undecoded(line):
                 file.bad(number, "", wrong)
                 continue
-            yield from _parsed(file, number, line)
+            yield from _parsed(file, number, line, parser)
 
 
-def _parsed(file: File, number: int, line: str) -> Iterator[Row]:
+def _parsed(file: File, number: int, line: str, parser: _Parser) -> Iterator[Row]:
     try:
-        value = json.loads(line.rstrip("\r\n"))
+        value = parser.parse_all(line.rstrip("\r\n"))
     except RecursionError:
         file.bad(number, "", "is nested too deeply")
     except json.JSONDecodeError as error:
@@ -109,11 +110,13 @@ def _parsed(file: File, number: int, line: str) -> Iterator[Row]:
     except ValueError as error:  # a number of thousands of digits
         file.bad(number, "", f"is not JSON: {error}")
     else:
-        yield from _object(file, number, value)
+        yield from _object(file, number, value, parser.repeated)
 
 
-def _object(file: File, number: int, value: Any) -> Iterator[Row]:
-    if isinstance(value, dict):
+def _object(file: File, number: int, value: Any, repeated: str | None) -> Iterator[Row]:
+    if repeated is not None:
+        file.bad(number, repeated, "stands more than once in an object")
+    elif isinstance(value, dict):
         yield Row(number, value)
     else:
         kind = type(value).__name__
@@ -142,7 +145,35 @@ def _json_array(file: File) -> Iterator[Row]:
             if wrong := undecoded(raw):
                 file.bad(line, "", wrong)
             else:
-                yield from _object(file, line, value)
+                yield from _object(file, line, value, reading.parser.repeated)
+
+
+class _Parser:
+    """Parses JSON values; `repeated` is a key that the last one's objects hold twice."""
+
+    def __init__(self) -> None:
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        self.repeated: str | None = None
+
+    def parse(self, text: str, at: int) -> tuple[Any, int]:
+        """The value that begins at `at`, and where it ends.
+
+        Raises:
+            ValueError: it is broken.
+        """
+        self.repeated = None
+        return self._decoder.raw_decode(text, at)
+
+    def parse_all(self, text: str) -> Any:
+        """The one value of a text; raises as `parse` does."""
+        self.repeated = None
+        return self._decoder.decode(text)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            ((self.repeated, _),) = Counter(key for key, _ in pairs).most_common(1)
+        return value
 
 
 class _Array:
@@ -150,7 +181,7 @@ class _Array:
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
-        self._decoder = json.JSONDecoder()
+        self.parser = _Parser()
         self._buffer, self._at = "", 0
         self._line, self._opened = 1, False
 
@@ -190,7 +221,7 @@ class _Array:
         size = _CHUNK
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._buffer, self._at)
+                value, end = self.parser.parse(self._buffer, self._at)
             except ValueError:
                 if len(self._buffer) - self._at > LONGEST_ROW or not self._more(size):
                     raise
@@ -238,6 +269,8 @@ def _csv(file: File) -> Iterator[Row]:
                 file.bad(line, "", wrong)
             elif names is None:
                 names = [name.strip() for name in values]
+                if file.refuses(names, line):
+                    return
             elif len(values) not in (0, len(names)):
                 message = f"has {len(values)} fields, the first line names {len(names)}"
                 file.bad(line, "", message)

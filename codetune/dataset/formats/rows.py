@@ -33,3 +33,10 @@ class File:
     def bad(self, row: int, field: str, message: str) -> None:
         """Note a problem; raises as `Problems.add` does."""
         self.problems.add(self.name, row, field, message)
+
+    def refuses(self, names: list[str], row: int) -> bool:
+        """Whether a wanted column is there twice, which is noted: which is meant is not known."""
+        twice = [name for name in self.wanted if names.count(name) > 1]
+        for name in sorted(twice):
+            self.bad(row, name, "names more than one column")
+        return bool(twice)

@@ -228,6 +228,26 @@ def test_one_object_is_not_a_set(tmp_path: Path) -> None:
         list(read_set(tmp_path / "a.json"))
 
 
+def test_a_field_that_stands_twice(tmp_path: Path) -> None:
+    twice = '{"prompt": "q", "completion": "a", "completion": "b"}'
+    turns = '[{"role": "user", "content": "q", "content": "r"}, {"role": "assistant"}]'
+    path = lines(tmp_path / "a.jsonl", GOOD, twice, '{"messages": ' + turns + "}", GOOD)
+    said = "stands more than once in an object"
+    assert problems_of(path) == [
+        f"a.jsonl, row 2, field 'completion': {said}",
+        f"a.jsonl, row 3, field 'content': {said}",
+    ]
+    (tmp_path / "a.json").write_text(f"[{json.dumps(GOOD)},\n{twice},\n{json.dumps(GOOD)}]")
+    assert problems_of(tmp_path / "a.json") == [f"a.json, row 2, field 'completion': {said}"]
+    assert len(pairs(tmp_path / "a.json", problems=Problems(stop=False))) == 2
+    (tmp_path / "a.csv").write_text("prompt,completion,completion\nq,a,b\nq,a,b\n")
+    assert problems_of(tmp_path / "a.csv") == [
+        "a.csv, row 1, field 'completion': names more than one column"
+    ]
+    (tmp_path / "b.csv").write_text("prompt,completion,,\nq,a,,\n")
+    assert pairs(tmp_path / "b.csv") == [("q", "a")]
+
+
 def test_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('instruction;output\n"two\nlines";"a;b"\n\nx;y;z\nlast;""\nq;a\n')

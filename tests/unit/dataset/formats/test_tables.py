@@ -65,3 +65,15 @@ def test_rows_are_counted_across_batches(name: str, tmp_path: Path) -> None:
     assert [(one.text, one.source.span[0]) for one in read_set(path)] == [
         (text, number) for number, text in enumerate(texts, 1)
     ]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_column_that_is_there_twice(name: str, tmp_path: Path) -> None:
+    columns = [pa.array([value]) for value in ("q", "a", "b", "c", "d")]
+    names = ["prompt", "completion", "completion", "other", "other"]
+    path = stored(tmp_path / name, pa.Table.from_arrays(columns, names=names))
+    problems = Problems(stop=False)
+    assert list(read_set(path, problems=problems)) == []
+    assert [str(problem) for problem in problems.first] == [
+        f"{name}, field 'completion': names more than one column"
+    ]
