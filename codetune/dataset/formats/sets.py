@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ def read_set(
     wanted = usable_columns(columns or {})
     for place in files_of(path).read:
         layout: Layout | None = None
-        file = File(place, place.name, encoding, wanted, problems)
+        file = File(place, _name_in(path, place), encoding, wanted, problems)
         for row in rows_of(file):
             try:
                 here = layout or layout_of(row.values, columns or {}, format)
@@ -117,7 +118,12 @@ def files_of(path: Path) -> Files:
 
 def left_out_of(path: Path) -> list[str]:
     """The files of a folder that are not read, since they are not of its training split."""
-    return [file.relative_to(path).as_posix() for file in files_of(path).left_out]
+    return [_name_in(path, file) for file in files_of(path).left_out]
+
+
+def _name_in(path: Path, file: Path) -> str:
+    """The file's path within the set at `path`: names alone are the same in several folders."""
+    return file.name if file == path else file.relative_to(path).as_posix()
 
 
 def _of_training(path: Path, found: list[Path]) -> list[Path]:
@@ -156,7 +162,7 @@ def digest_of_set(path: Path) -> str:
     """SHA-256 (hexadecimal) over the names and bytes of a set's files."""
     total = hashlib.sha256()
     for file in files_of(path).read:
-        total.update(file.name.encode() + b"\0")
+        total.update(os.fsencode(_name_in(path, file)) + b"\0")
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

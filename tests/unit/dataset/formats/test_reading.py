@@ -349,6 +349,15 @@ def test_a_folder_without_a_training_split(tmp_path: Path) -> None:
     assert str(file) in error.value.advice
 
 
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder, answer in (("a", "a"), ("b", "")):
+        (tmp_path / folder).mkdir()
+        lines(tmp_path / folder / "data.jsonl", GOOD | {"output": answer})
+    assert problems_of(tmp_path) == ["b/data.jsonl, row 1, field 'output': is empty"]
+    (example,) = read_set(tmp_path, problems=Problems(stop=False))
+    assert example.source.path == "a/data.jsonl"
+
+
 def test_folders_that_datasets_saved(tmp_path: Path) -> None:
     import pyarrow as pa
 
