@@ -43,6 +43,7 @@ def write_set(path: Path, examples: Iterable[Example], format: LayoutName) -> in
 
 def _write_rows(path: Path, rows: Iterable[Row]) -> int:
     temporary = path.with_name(f".{path.name}.partial")
+    _remove(temporary)  # left by a run that was killed
     count = 0
     try:
         with _WRITERS[path.suffix](temporary) as write:

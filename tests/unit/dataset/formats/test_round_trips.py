@@ -98,3 +98,17 @@ def test_what_has_no_such_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="exists already"):
         write_set(tmp_path / "there.jsonl", [three], "messages")
     assert (tmp_path / "there.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl", "out.parquet"])
+def test_what_a_killed_run_left_is_written_over(name: str, tmp_path: Path) -> None:
+    left = tmp_path / f".{name}.partial"
+    if name == "out":
+        left.mkdir()
+        (left / "data-00000-of-00001.arrow").write_bytes(b"half")
+    else:
+        left.write_bytes(b"half")
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert write_set(tmp_path / name, [example(said)], "messages") == 1
+    assert plain(list(read_set(tmp_path / name))) == [[("user", "q"), ("assistant", "a")]]
+    assert not left.exists()
