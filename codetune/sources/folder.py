@@ -15,6 +15,7 @@ from codetune.sources.ignore import Ignored
 
 LARGEST_IGNORE_FILE = 1_000_000
 OWN_BUSINESS = frozenset({".git", ".hg", ".svn", ".bzr"})  # a version store is no source file
+_GONE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ def walk(root: Path) -> Iterator[Found]:
     ignored = Ignored()
     try:
         yield from _walk(root, "", ignored)
-    except PermissionError as error:
+    except (PermissionError, *_GONE) as error:
         raise SourceError(
-            f"{error.filename} cannot be read.", advice="Check the rights of the folder."
+            f"{error.filename} cannot be read.", advice="Check the path and the folder's rights."
         ) from error
 
 
@@ -51,27 +52,31 @@ def _walk(root: Path, folder: str, ignored: Ignored) -> Iterator[Found]:
                 text = read_regular(root / folder / entry.name, LARGEST_IGNORE_FILE)
                 ignored.learn(folder, text.decode("utf-8", "replace"))
     for entry in listing:
-        if entry.name in OWN_BUSINESS:
-            continue
-        path = folder + entry.name
-        if entry.is_symlink():
-            yield Found(path, 0, "symlink", f"points to {Path(entry.path).readlink()}"[:300])
-        elif entry.is_dir(follow_symlinks=False):
-            if f"{path}/" in ignored:
-                yield Found(f"{path}/", 0, "ignored", "folder named by .gitignore, not entered")
-            else:
-                try:
-                    yield from _walk(root, f"{path}/", ignored)
-                except PermissionError:
-                    yield Found(f"{path}/", 0, "unreadable", "no right to read the folder")
+        if entry.name not in OWN_BUSINESS:
+            with suppress(*_GONE):  # since it was listed
+                yield from _met(root, entry, folder + entry.name, ignored)
+
+
+def _met(root: Path, entry: os.DirEntry[str], path: str, ignored: Ignored) -> Iterator[Found]:
+    """What one entry of a folder is, and what is below it."""
+    if entry.is_symlink():
+        yield Found(path, 0, "symlink", f"points to {Path(entry.path).readlink()}"[:300])
+    elif entry.is_dir(follow_symlinks=False):
+        if f"{path}/" in ignored:
+            yield Found(f"{path}/", 0, "ignored", "folder named by .gitignore, not entered")
         else:
-            facts = entry.stat(follow_symlinks=False)
-            if not stat.S_ISREG(facts.st_mode):
-                yield Found(path, 0, "special", "a device, pipe or socket")
-            elif path in ignored:
-                yield Found(path, facts.st_size, "ignored", "named by .gitignore")
-            else:
-                yield Found(path, facts.st_size)
+            try:
+                yield from _walk(root, f"{path}/", ignored)
+            except PermissionError:
+                yield Found(f"{path}/", 0, "unreadable", "no right to read the folder")
+    else:
+        facts = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(facts.st_mode):
+            yield Found(path, 0, "special", "a device, pipe or socket")
+        elif path in ignored:
+            yield Found(path, facts.st_size, "ignored", "named by .gitignore")
+        else:
+            yield Found(path, facts.st_size)
 
 
 def read_regular(path: Path, limit: int) -> bytes:

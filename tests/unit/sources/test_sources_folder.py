@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from codetune.artifacts import digest_of
 from codetune.errors import ConfigError, SourceError
 from codetune.progress import Progress, Quiet
+from codetune.sources import folder
 from codetune.sources.collect import collect
 from codetune.sources.config import SourceOptions
 from codetune.sources.ignore import Ignored
@@ -126,6 +127,20 @@ def test_links_are_listed_and_never_followed(tmp_path, collected):
     found = collected(tmp_path / "tool")
     assert found.paths() == ["a.py"]
     assert found.skipped == {"file.py": "symlink", "folder": "symlink", "loop": "symlink"}
+
+
+def test_what_is_gone_while_the_folder_is_read_is_not_there(tmp_path):
+    write(tmp_path, {"a.py": "a = 1\n", "b.py": "b = 1\n", "c/d.py": "d = 1\n", "f.py": "f\n"})
+    (tmp_path / "e.py").symlink_to("a.py")
+    walk = folder.walk(tmp_path)
+    assert next(walk).path == "a.py"  # the folder has been listed
+    (tmp_path / "b.py").unlink()
+    (tmp_path / "c" / "d.py").unlink()
+    (tmp_path / "c").rmdir()
+    (tmp_path / "e.py").unlink()
+    assert [found.path for found in walk] == ["f.py"]
+    with pytest.raises(SourceError, match="c cannot be read"):
+        list(folder.walk(tmp_path / "c"))
 
 
 def test_a_pipe_does_not_stop_the_reading(tmp_path, collected):
