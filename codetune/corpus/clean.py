@@ -146,10 +146,12 @@ class _Cleaning:
         if prose or any(language in IS_CODE for language in self.tally.languages):
             return
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.tally.dropped.most_common(5))
+        files = "1 file" if self.tally.files == 1 else f"{self.tally.files} files"
         raise CorpusError(
-            f"No source code is left of {self.tally.files} files"
-            + (f" (dropped: {reasons})." if reasons else "."),
-            advice="Check the path, or relax the options of the corpus section in codetune.yaml.",
+            f"No source code is left of {files}" + (f" (dropped: {reasons})." if reasons else "."),
+            advice="To train on documents and other texts alone: --set corpus.prose_alone=true."
+            if self.tally.languages
+            else "Check the path, or relax the options of the corpus section in codetune.yaml.",
         )
 
 

@@ -107,6 +107,12 @@ def test_a_repository_without_code_is_explained(cleaned, tmp_path):
     with pytest.raises(CorpusError, match=r"No source code is left of 2 files \(dropped: 1 binary"):
         cleaned(both("README.md", "# Hello\n"), both("a.png", "x"))
     assert not list((tmp_path / "out").glob("[!.]*")), "half a corpus was left behind"
+    with pytest.raises(CorpusError, match=r"left of 1 file\.") as error:
+        cleaned(both("tables.sql", "CREATE TABLE people (id INTEGER PRIMARY KEY);\n"))
+    assert "corpus.prose_alone=true" in error.value.advice
+    with pytest.raises(CorpusError, match=r"left of 1 file \(dropped: 1 binary\)") as error:
+        cleaned(both("a.png", "x"))
+    assert "prose_alone" not in error.value.advice
 
 
 def test_same_input_and_options_are_a_skip(cleaned):
