@@ -63,6 +63,10 @@ class RawChange:
     path: str
 
 
+class GitError(SourceError):
+    """git itself failed; what it said names no repository."""
+
+
 class Git:
     """Read access to one repository; `folder` is its git directory."""
 
@@ -254,7 +258,7 @@ def run_git(
         end(process)
     if process.returncode != 0:
         said = complaint.decode("utf-8", "replace").strip()
-        raise SourceError(f"git {_verb(arguments)} failed: {said[-500:]}")
+        raise GitError(f"git {_verb(arguments)} failed: {said[-500:]}")
     return output
 
 

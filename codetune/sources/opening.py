@@ -12,7 +12,7 @@ from codetune.progress import Progress
 from codetune.records import Repository
 from codetune.sources import archive, clone, folder, history, identity
 from codetune.sources.commits import read_changes
-from codetune.sources.git import Git
+from codetune.sources.git import Git, GitError
 from codetune.sources.ignore import Ignored
 from codetune.sources.items import Change, Item, Selection, Source
 from codetune.sources.repository import Local, find_repository, uncommitted
@@ -112,8 +112,14 @@ def _open_git(
     present = git.commit(options.ref or head)
     if present is None:
         raise _no_commit(git, location, options.ref)
-    cutoff = history.choose_cutoff(git, present, options.cutoff)
-    found = history.versions(git, present, cutoff, prefix)
+    try:
+        cutoff = history.choose_cutoff(git, present, options.cutoff)
+        found = history.versions(git, present, cutoff, prefix)
+    except GitError as error:
+        raise SourceError(
+            f"{location}: {error.message}",
+            advice="`git fsck` says what the repository lacks; a new clone of it is whole.",
+        ) from error
     selection = Selection(options)
     items = [selection.judge(_item(version)) for version in found]
 

@@ -195,6 +195,15 @@ def test_an_object_that_is_missing_is_listed(tmp_path, collected):
     assert found.skipped == {"b.py": "missing"}
 
 
+def test_a_commit_that_is_missing_is_explained(tmp_path, collected):
+    repo = make_repository(tmp_path / "team", TEN)
+    oid = git(repo, "rev-parse", "HEAD~3")
+    (repo / ".git" / "objects" / oid[:2] / oid[2:]).unlink()
+    with pytest.raises(SourceError, match=r"/team: git rev-list failed: .*" + oid) as error:
+        collected(repo)
+    assert "git fsck" in error.value.advice
+
+
 def test_other_branches_by_ref_and_a_helpful_error(tmp_path, collected):
     repo = make_repository(tmp_path / "team", TEN[:2])
     git(repo, "branch", "develop", "HEAD~1")
