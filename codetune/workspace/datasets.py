@@ -126,8 +126,6 @@ def _checked(path: Path, reading: Mapping[str, Any]) -> tuple[int, int]:
         # Where it lies on this server is nobody's business.
         message = error.message.replace(f"{path.parent}/", "")
         raise DatasetError(message, advice=error.advice) from error
-    if not rows:
-        raise DatasetError(f"{path.name} has no rows.", advice="Send a file with examples.")
     return rows, characters
 
 

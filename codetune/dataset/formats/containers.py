@@ -53,10 +53,11 @@ def _json(file: File) -> Iterator[Row]:
     """A JSON array, JSON lines, or one object."""
     with open_text(file.path, file.encoding) as stream:
         first = _first_letter(stream)
+    if not first:
+        return
     if first not in ("[", "{"):
-        begins = "is empty" if not first else f"begins with {first!r}: this is not JSON"
         raise DatasetError(
-            f"{file.path} {begins}.",
+            f"{file.path} begins with {first!r}: this is not JSON.",
             advice="Known: .json, .jsonl, .csv, .tsv, .parquet, .arrow, .txt, and folders of "
             "the datasets library.",
         )

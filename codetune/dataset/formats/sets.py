@@ -54,16 +54,18 @@ def read_set(
     used are added to `problems`; without that, the first ones are raised.
 
     Raises:
-        DatasetError: it cannot be read, no format fits, or there are too many problems.
+        DatasetError: it cannot be read, holds no rows, no format fits, or there are too many
+            problems.
     """
     check_columns(columns or {})
     own = problems is None
     problems = problems or Problems()
-    wanted = usable_columns(columns or {})
+    wanted, before, rows = usable_columns(columns or {}), problems.total, 0
     for place in files_of(path).read:
         layout: Layout | None = None
         file = File(place, _name_in(path, place), encoding, wanted, problems)
         for row in rows_of(file):
+            rows += 1
             try:
                 here = layout or layout_of(row.values, columns or {}, format)
             except DatasetError as error:
@@ -75,6 +77,8 @@ def read_set(
                 continue
             layout = here  # not before a row could be read with it
             yield _example(value, row, name or path.stem, file.name, licence)
+    if not rows and problems.total == before:
+        raise DatasetError(f"{path} holds no rows.", advice="Name a set with examples.")
     if own:
         problems.refuse()
 

@@ -191,9 +191,6 @@ def test_utf_16_without_a_mark_and_binary_files(tmp_path: Path) -> None:
     path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(64) + b"abc" * 99)
     with pytest.raises(DatasetError, match=r"zero bytes|not JSON"):
         list(read_set(path))
-    path.write_text("")
-    with pytest.raises(DatasetError, match="is empty"):
-        list(read_set(path))
     path.write_text("hello there")
     with pytest.raises(DatasetError, match="not JSON"):
         list(read_set(path))
@@ -202,7 +199,6 @@ def test_utf_16_without_a_mark_and_binary_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "read", "problem"),
     [
-        ("[]", 0, ""),
         (' \n[\n {"text": "a"} ,\n {"text": "b"}\n]\n', 2, ""),
         ('[{"text": "a"}, {"text": ', 1, "row 1: is not JSON"),
         ('[{"text": "a"},\n\n{"text" "b"}]', 1, "row 3: is not JSON"),
@@ -220,6 +216,25 @@ def test_json_arrays(text: str, read: int, problem: str, tmp_path: Path) -> None
     assert len(list(read_set(path, problems=problems))) == read
     assert problems.total == bool(problem)
     assert all(str(p).startswith(f"a.json, {problem}") for p in problems.first)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", ""),
+        ("a.jsonl", "\n\n"),
+        ("a.json", "[]"),
+        ("a.csv", ""),
+        ("a.csv", "prompt,completion\n"),
+    ],
+)
+def test_a_set_without_rows(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(DatasetError, match=r"holds no rows\."):
+            list(read_set(path, problems=Problems(stop=False)))
+    lines(tmp_path / "b.jsonl", GOOD)  # one of its files may be empty
+    assert pairs(tmp_path) == [("Add", "a + b")]
 
 
 def test_one_object_is_not_a_set(tmp_path: Path) -> None:

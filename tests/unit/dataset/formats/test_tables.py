@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from codetune.dataset.formats import Problems, read_set
+from codetune.errors import DatasetError
 
 KINDS = ("a.parquet", "a.arrow")
 
@@ -77,3 +78,10 @@ def test_a_column_that_is_there_twice(name: str, tmp_path: Path) -> None:
     assert [str(problem) for problem in problems.first] == [
         f"{name}, field 'completion': names more than one column"
     ]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_table_without_rows(name: str, tmp_path: Path) -> None:
+    path = stored(tmp_path / name, pa.table({"text": pa.array([], pa.string())}))
+    with pytest.raises(DatasetError, match=r"holds no rows\."):
+        list(read_set(path))
