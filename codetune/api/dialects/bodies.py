@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from codetune.errors import BadRequestError
 
@@ -31,8 +31,22 @@ ASKING = {
 LOOKING = {status: ASKING[status] for status in (400, 401, 403, 404, 409, 413, 503)}
 
 
-class Request(BaseModel):
-    """A body of which only the known fields count; clients send many others."""
+class Sent(BaseModel):
+    """What a client sent: null is how many of them write what was not given.
+
+    A field with several names would take the null under the first for its value otherwise.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, sent: Any) -> Any:
+        if not isinstance(sent, dict):
+            return sent
+        return {name: value for name, value in sent.items() if value is not None}
+
+
+class Request(Sent):
+    """A body, or a part of one, of which only the known fields count; clients send others."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from codetune.api.dialects import bodies
 from codetune.errors import BadRequestError
@@ -114,3 +114,11 @@ class ShowRequest(bodies.Request):
 
     model: str = Field(min_length=1, validation_alias=AliasChoices("model", "name"))
     verbose: bool | None = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_an_empty_name(cls, sent: Any) -> Any:
+        """As in Ollama, an empty `model` leaves the name to `name`."""
+        if isinstance(sent, dict) and sent.get("model") == "" and sent.get("name"):
+            return {field: value for field, value in sent.items() if field != "model"}
+        return sent

@@ -13,10 +13,9 @@ Stops = str | list[str] | None
 TokenId = Annotated[int, Field(ge=0)]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Request):
     """What a stream says beside the text."""
 
-    model_config = ConfigDict(extra="allow")
     include_usage: bool = False
 
 

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from codetune.api.auth import actor_of
+from codetune.api.dialects.bodies import Sent
 from codetune.api.dialects.front import Front, not_listed
 from codetune.api.permissions import Access
 from codetune.api.routes.exports import noted
@@ -30,7 +31,7 @@ ACCESS: Access = {
 }
 
 
-class Pull(BaseModel):
+class Pull(Sent):
     """A base that is to be brought here."""
 
     model_config = ConfigDict(extra="forbid")
@@ -44,7 +45,7 @@ class Pull(BaseModel):
     )
 
 
-class Push(BaseModel):
+class Push(Sent):
     """A model of yours that is to be uploaded."""
 
     model_config = ConfigDict(extra="forbid")

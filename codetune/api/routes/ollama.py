@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from codetune.api.auth import actor_of
 from codetune.api.dialects import ollama
-from codetune.api.dialects.bodies import ASKING, described, line
+from codetune.api.dialects.bodies import ASKING, Sent, described, line
 from codetune.api.dialects.front import Front
 from codetune.api.dialects.ollama_models import as_listed
 from codetune.api.dialects.ollama_requests import ChatRequest
@@ -44,7 +44,7 @@ Said = dict[str, Any]
 _UNUSABLE = {422: "A field of the body cannot be used."}
 
 
-class Pull(BaseModel):
+class Pull(Sent):
     """A model that an Ollama server is to fetch."""
 
     model_config = ConfigDict(extra="forbid")
