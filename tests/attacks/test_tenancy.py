@@ -204,6 +204,37 @@ def test_a_share_that_ends_ends_at_once_also_under_a_name_of_ones_own(
         assert answer.status_code == 404
 
 
+def test_an_adapter_is_listed_under_whatever_name_it_was_loaded(
+    server: Completer, people: People
+) -> None:
+    """Bob leaves out his own name, and then gives another name to a name that he gave."""
+    load = "/v1/load_lora_adapter"
+    *loads, first, second, listed = ask(
+        server,
+        people,
+        "bob",
+        ("POST", load, {"lora_name": "x", "lora_path": "secret"}),
+        ("POST", load, {"lora_name": "y", "lora_path": "x"}),
+        ("GET", "/v1/models/x", {}),
+        ("POST", "/v1/completions", {"model": "y", "prompt": "x", "max_tokens": 1}),
+        ("GET", "/v1/models", {}),
+    )
+    assert [answer.status_code for answer in loads] == [200, 200]
+    assert first.json()["root"] == "bob/secret:1"
+    assert second.json()["model"] == "y"
+    roots = {model["id"]: model["root"] for model in listed.json()["data"]}
+    assert (roots["x"], roots["y"]) == ("bob/secret:1", "bob/secret:1")
+
+
+@pytest.mark.parametrize("name", ["remote:z", "w:latest"])
+def test_an_adapter_gets_no_name_that_means_something_else(
+    server: Completer, people: People, name: str
+) -> None:
+    body = {"lora_name": name, "lora_path": "ada/shared"}
+    (answer,) = ask(server, people, "ada", ("POST", "/v1/load_lora_adapter", body))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "lora_name")
+
+
 def test_somebody_who_leaves_or_is_locked_out_is_out(server: Completer, people: People) -> None:
     asks = [("POST", "/v1/completions", {"model": "ada/shared", "prompt": "x", "max_tokens": 1})]
     assert ask(server, people, "vic", *asks)[0].status_code == 200

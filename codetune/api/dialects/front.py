@@ -46,7 +46,7 @@ class Front:
         self.completer, self.log = completer, log
         self.unlogged: dict[str, asyncio.Future[None]] = {}  # completions that are being written
         self._lock = threading.Lock()
-        # asker's id → name → a registered model's name, or a folder that the administrator allows
+        # asker's id → name → a version's id, or a folder that the administrator allows
         self._given: dict[str, dict[str, str | Servable]] = {}
 
     async def start(self, request: Request, query: Query) -> Run:
@@ -125,10 +125,10 @@ class Front:
 
         return await run_in_threadpool(find)
 
-    def has_given(self, request: Request, name: str) -> bool:
-        """Whether the asker has given this name to a model."""
+    def given(self, request: Request, name: str) -> str | Servable | None:
+        """The model that the asker has given this name to: a version's id, or a folder's."""
         with self._lock:
-            return name in self._given.get(actor_of(request).id, {})
+            return self._given.get(actor_of(request).id, {}).get(name)
 
     def give(self, request: Request, name: str, model: str | Servable) -> None:
         """Let the asker call a model by `name`, too, as long as they may use it.

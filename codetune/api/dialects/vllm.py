@@ -18,9 +18,11 @@ from starlette.responses import PlainTextResponse, Response
 from codetune.api.dialects import bodies
 from codetune.api.dialects.bodies import ASKING, described, read_body
 from codetune.api.dialects.front import Front
+from codetune.api.dialects.ollama_models import tag_of
 from codetune.api.permissions import Access
 from codetune.errors import BadRequestError, ModelError, RegistryError, UnservableModelError
 from codetune.models.load import BaseModel, check_adapter
+from codetune.serving.complete import REMOTE
 from codetune.serving.engine import Servable, edition_of
 
 ACCESS: Access = {
@@ -53,8 +55,9 @@ def routes(front: Front) -> APIRouter:
     async def load(request: Request) -> Response:
         """Let a tuned model be asked for by another name, and load it now."""
         body = read_body(LoadRequest, await request.body())
+        _check_name(body.lora_name)
         taken = {entry.id for entry in await front.listed(request)}
-        again = body.load_inplace and front.has_given(request, body.lora_name)
+        again = body.load_inplace and front.given(request, body.lora_name) is not None
         if body.lora_name in taken and not again:
             raise BadRequestError(
                 f"The lora adapter '{body.lora_name}' has already been loaded.", param="lora_name"
@@ -78,22 +81,38 @@ def routes(front: Front) -> APIRouter:
     return router
 
 
+def _check_name(name: str) -> None:
+    """Raises BadRequestError for a name that means something else where it is asked for."""
+    if name.startswith(REMOTE) or tag_of(name) != name:
+        raise BadRequestError(
+            f"An adapter cannot be called '{name}'.",
+            param="lora_name",
+            advice=f"Names of engines elsewhere begin with '{REMOTE}', and Ollama's clients "
+            "write ':latest' behind any name.",
+        )
+
+
 async def _find(request: Request, front: Front, path: str) -> str | Servable:
-    """The tuned model that `lora_path` names: a registered one by its name, or a folder.
+    """The tuned model that `lora_path` names: the id of a registered version, or a folder.
+
+    Ids are what is listed: a name that lacks its owner's, or was given here, is not kept.
 
     Raises:
         RegistryError: it names neither a model of the asker nor a folder under a root.
         BadRequestError: it is a base.
     """
+    given = front.given(request, path)
+    if isinstance(given, Servable):
+        return given
     try:
-        model = await front.resolve(request, path)
+        model = await front.resolve(request, given or path)
     except RegistryError:
         options = front.completer.options
         base = (await front.resolve(request, options.base)).base
         return await run_in_threadpool(_under_a_root, options.adapter_roots, path, base)
     if model.kind == "base":
         raise BadRequestError(f"'{path}' is a base, not an adapter.", param="lora_path")
-    return path
+    return model.id
 
 
 def _under_a_root(roots: Sequence[str], path: str, base: BaseModel) -> Servable:
