@@ -93,7 +93,9 @@ class Embedder:
         finally:
             self._pool.release(model)
         if not bool(torch.isfinite(vectors).all()):
-            raise ServingError(f"'{model.id}' gives numbers that are none.")
+            raise ServingError(
+                f"'{model.id}' cannot answer: it has weights that are not numbers, or too large."
+            )
         made: np.ndarray = vectors.cpu().numpy()
         return made
 

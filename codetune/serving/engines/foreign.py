@@ -18,7 +18,7 @@ import torch
 from codetune.errors import BadRequestError
 from codetune.models.load import BaseModel, check_adapter, load_adapter, load_model
 from codetune.models.seq2seq import Marks
-from codetune.serving.engines.lora import WEIGHTS
+from codetune.serving.engines.lora import WEIGHTS, check_numbers
 from codetune.serving.engines.runner import STRETCH, Usage
 from codetune.serving.engines.sequence import Sequence
 
@@ -66,6 +66,7 @@ class TransformersRunner:
     def load_adapter(self, folder: Path, base: BaseModel, name: str) -> None:
         if name in self._adapters:  # the last one, which could not be dropped
             return
+        check_numbers(folder)
         called = f"adapter{len(self._adapters)}"
         while called in self._adapters.values():
             called += "_"

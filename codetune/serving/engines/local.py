@@ -243,7 +243,10 @@ class LocalEngine:
             logits = runner.prefill(sequence)
             if logits is not None:
                 if not bool(torch.isfinite(logits).all()):
-                    raise ServingError(f"'{sequence.job.model.id}' gives numbers that are none.")
+                    raise ServingError(
+                        f"'{sequence.job.model.id}' cannot answer: it has weights that are not "
+                        "numbers, or too large."
+                    )
                 self._reading.remove(sequence)
                 self._running.append(sequence)
                 self._stats.first_token.add(time.monotonic() - sequence.submitted)

@@ -30,6 +30,7 @@ WEIGHTS = "adapter_model.safetensors"
 _KEY = re.compile(r"(base_model\.model\.model\.layers\.(\d+)\.([a-z_.]+))\.lora_([AB])\.weight")
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _HIGHEST_RANK = 1024
+_NO_NUMBERS = "The adapter has weights that are not numbers, or a scale that makes them so."
 _LOWEST_RANK = 8  # smaller ones are padded to it, larger ones to the next power of two
 
 
@@ -121,7 +122,7 @@ def read_adapter(folder: Path, shape: Shape, dtype: torch.dtype, device: torch.d
     Modules that it does not tune are zeros.
 
     Raises:
-        UnservableModelError: its matrices are damaged or do not fit the base.
+        UnservableModelError: its matrices are damaged, do not fit the base or are not finite.
     """
     adapter = Adapter.zeros(layout_of(check_shapes(folder, shape), shape), dtype, device)
     rank = adapter.layout.rank
@@ -136,7 +137,26 @@ def read_adapter(folder: Path, shape: Shape, dtype: torch.dtype, device: torch.d
                 if (down := tensors.get(f"{key}.lora_A.weight")) is not None:
                     into[:, : len(down)] = down.T
                     back[: len(down)] = _scaled(tensors, key, name, config, shape).T
+    if not all(bool(torch.isfinite(piece).all()) for piece in adapter.pieces):
+        raise UnservableModelError(_NO_NUMBERS)
     return adapter
+
+
+def check_numbers(folder: Path) -> None:
+    """Look at the numbers of an adapter that PEFT will compute; `read_adapter` looks itself.
+
+    Raises:
+        UnservableModelError: weights or scales are not finite.
+    """
+    config = read_json(folder / "adapter_config.json")
+    scales = [config.get("lora_alpha", 8), *(config.get("alpha_pattern") or {}).values()]
+    most = torch.finfo(torch.float32).max
+    tensors = _read(folder / WEIGHTS).values()
+    if not (
+        all(isinstance(scale, int | float) and abs(scale) <= most for scale in scales)
+        and all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    ):
+        raise UnservableModelError(_NO_NUMBERS)
 
 
 def _scaled(

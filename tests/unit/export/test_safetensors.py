@@ -145,7 +145,7 @@ def test_a_broken_adapter_is_refused(
     name = next(name for name in weights if "lora_B" in name)
     save_file(weights | {name: weights[name] * float("nan")}, folder / "adapter_model.safetensors")
     register(home, "nan", nano, folder)
-    with pytest.raises(ServingError, match="numbers that are none"):
+    with pytest.raises(ServingError, match="weights that are not numbers"):
         export_model(registry, "nan", ExportOptions(), tmp_path / "out", Progress())
     foreign = shutil.copytree(folder, tmp_path / "foreign")
     (foreign / BASE_FILE).write_text(json.dumps({"name": "other", "digest": "0" * 64}))

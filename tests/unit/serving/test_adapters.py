@@ -349,3 +349,24 @@ def test_a_config_that_makes_no_sense_harms_nobody_else(
             return (await running)[1].tokens
 
         assert asyncio.run(ask()) == 100
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize("what", ["weights", "NaN", "1e308"])
+def test_an_adapter_of_numbers_that_are_none_is_not_loaded(
+    base: BaseModel, engines: Engines, tmp_path: Path, what: str, use_dora: bool
+) -> None:
+    """Neither stacked nor through PEFT: it would be listed, and never answer."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_adapter(base, tmp_path / "nan", use_dora=use_dora)
+    if what == "weights":
+        file = folder / "adapter_model.safetensors"
+        tensors = load_file(file)
+        name = next(name for name in tensors if "lora_B" in name)
+        save_file(tensors | {name: tensors[name] * float("nan")}, file, {"format": "pt"})
+    else:
+        config = folder / "adapter_config.json"
+        config.write_text(config.read_text().replace('"lora_alpha": 16', f'"lora_alpha": {what}'))
+    with pytest.raises(UnservableModelError, match="weights that are not numbers"):
+        engines().load(Servable("nan", "adapter", folder, base))

@@ -200,5 +200,7 @@ def test_numbers_that_are_none_are_no_vector(
     tensors = load_file(weights)
     save_file({k: t * float("nan") for k, t in tensors.items()}, weights, {"format": "pt"})
     diverged = replace(asker.plain, id="diverged", kind="full", folder=tmp_path / "diverged")
-    with pytest.raises(ServingError, match="'diverged' gives numbers that are none"):
+    with pytest.raises(
+        ServingError, match="'diverged' cannot answer: it has weights that are not numbers"
+    ):
         vectors(engines(), diverged, passages(asker, TEXTS[:1]))

@@ -335,7 +335,9 @@ def test_a_model_whose_numbers_are_none_is_told_apart(
     save_file({k: t * float("nan") for k, t in tensors.items()}, weights, {"format": "pt"})
     engine = engines()
     diverged = Servable("diverged", "full", folder, base)
-    with pytest.raises(ServingError, match="'diverged' gives numbers that are none"):
+    with pytest.raises(
+        ServingError, match="'diverged' cannot answer: it has weights that are not numbers"
+    ):
         asker.together(engine, [asker.job("x", diverged)])
     ((_, finish),) = asker.together(engine, [asker.job("x")])
     assert finish.tokens == 24
