@@ -149,6 +149,7 @@ class Completer:
                 # The answers to one prompt differ, and are the same ones each time.
                 sampling=replace(sampling, seed=None if query.seed is None else query.seed + n),
                 decode=voice.renderer.decode,
+                decode_bytes=voice.renderer.decode_bytes,
                 beginning=beginning,
                 stream=query.stream,
                 deadline=self.options.deadline,

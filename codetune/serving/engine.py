@@ -89,6 +89,8 @@ class Job:
     deadline: float = 120.0  # seconds from submission
     tenant: str = ""  # who asks: shares of the queue are fair, and nothing read is lent to others
     beginning: Beginning | None = None  # what the answer begins with; nobody is shown it
+    # The bytes of tokens, for their scores: one token may hold a part of a character.
+    decode_bytes: Callable[[Sequence[int]], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ class Passage:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A generated token's natural log-probability, and the likeliest alternatives."""
+    """A generated token's natural log-probability, and the likeliest alternatives.
+
+    Bytes that are no whole character stand in a text as PEP 383 escapes them ("surrogateescape").
+    """
 
     text: str
     logprob: float

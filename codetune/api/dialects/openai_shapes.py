@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import secrets
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from typing import Any, ClassVar
 
 from codetune.api.dialects.answering import Run, Whole
@@ -76,6 +78,7 @@ class Completions(_Shape):
     def __init__(self, *, echo: bool, with_usage: bool) -> None:
         super().__init__(with_usage=with_usage)
         self._echo = echo
+        self._offsets: defaultdict[int, _Offsets] = defaultdict(_Offsets)  # by answer
 
     def _choice(self, run: Run, index: int, whole: Whole) -> dict[str, Any]:
         text = self._prompt(run, index) + whole.text
@@ -95,20 +98,30 @@ class Completions(_Shape):
     def _item(
         self, index: int, text: str, reason: str | None, scores: list[TokenScore]
     ) -> dict[str, Any]:
-        logprobs = self._logprobs(scores) if scores else None
+        logprobs = self._logprobs(index, scores) if scores else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, scores: list[TokenScore]) -> dict[str, Any]:
-        offsets, at = [], 0
-        for score in scores:
-            offsets.append(at)
-            at += len(score.text)
+    def _logprobs(self, index: int, scores: list[TokenScore]) -> dict[str, Any]:
         return {
-            "tokens": [score.text for score in scores],
+            "tokens": [_shown(score.text) for score in scores],
             "token_logprobs": [score.logprob for score in scores],
-            "top_logprobs": [dict(score.top) for score in scores],
-            "text_offset": offsets,
+            "top_logprobs": [{_shown(t): value for t, value in score.top} for score in scores],
+            "text_offset": [self._offsets[index].next(_bytes_of(score.text)) for score in scores],
         }
+
+
+class _Offsets:
+    """Where the tokens of one answer begin, in characters, from chunk to chunk of a stream."""
+
+    def __init__(self) -> None:
+        self._at = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def next(self, token: bytes) -> int:
+        """Where this token begins; one that goes on with a character begins at it."""
+        at = self._at
+        self._at += len(self._decoder.decode(token))
+        return at
 
 
 class Chats(_Shape):
@@ -155,7 +168,16 @@ class Chats(_Shape):
 
 def scored(text: str, value: float) -> dict[str, Any]:
     """A token, its natural log-probability and its bytes."""
-    return {"token": text, "logprob": value, "bytes": list(text.encode())}
+    return {"token": _shown(text), "logprob": value, "bytes": list(_bytes_of(text))}
+
+
+def _bytes_of(text: str) -> bytes:
+    """The bytes of a `TokenScore`'s text, which may be parts of characters."""
+    return text.encode(errors="surrogateescape")
+
+
+def _shown(text: str) -> str:
+    return _bytes_of(text).decode(errors="replace")
 
 
 def usage(run: Run) -> dict[str, int]:

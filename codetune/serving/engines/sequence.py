@@ -136,9 +136,13 @@ class Sequence:
             self._letters.append(piece)
 
     def _score(self, chosen: Chosen) -> TokenScore:
-        decode = self.job.decode
-        top = tuple((decode([token]), value) for token, value in chosen.top)
-        return TokenScore(decode([chosen.token]), chosen.logprob or 0.0, top)
+        top = tuple((self._written(token), value) for token, value in chosen.top)
+        return TokenScore(self._written(chosen.token), chosen.logprob or 0.0, top)
+
+    def _written(self, token: int) -> str:
+        if self.job.decode_bytes is None:
+            return self.job.decode([token])
+        return self.job.decode_bytes([token]).decode(errors="surrogateescape")
 
     # In the event loop.
 

@@ -392,6 +392,22 @@ def test_the_answer_to_a_windows_file_has_its_line_ends(
     assert [text for text, *_ in stopped] == [text.partition("\n")[0] for text, *_ in plain]
 
 
+def test_scores_hold_the_bytes_of_tokens_that_are_parts_of_characters(
+    completer: Completer, engines: Callable[..., LocalEngine]
+) -> None:
+    """A token of the tiny base is a byte, of whatever character."""
+    completer.engine = engines()
+    query = Query([Text("x")], model="shop", max_tokens=60, seed=35, temperature=9.0, logprobs=1)
+
+    async def ask() -> list[str]:
+        (generation,) = (await completer.start(query)).generations
+        return [score.text async for piece in generation for score in piece.scores if score.text]
+
+    written = [text.encode(errors="surrogateescape") for text in asyncio.run(ask())]
+    assert {len(one) for one in written} == {1}
+    assert any(one > b"\x7f" for one in written)
+
+
 def test_line_ends_that_the_model_writes_itself_stay_what_they_are() -> None:
     class Written:
         generated, first, prompt_tokens = 3, None, None
