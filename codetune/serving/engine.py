@@ -124,6 +124,7 @@ class Finish:
     # How it came about is no part of what an answer is: two are equal without it.
     reused: int = field(default=0, compare=False)  # tokens of the prompt that were not computed
     first: float | None = field(default=None, compare=False)  # seconds to the first token
+    word: str = field(default="", compare=False)  # the stop text that ended it, if one did
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ class AnswerEnd:
     def stopped(self) -> bool:
         return self._stops.stopped or self._gap.ended
 
+    @property
+    def word(self) -> str:
+        """The stop string that ended it; "" where none did."""
+        return self._stops.word
+
     def push(self, text: str) -> str:
         """The text that is certain; after the end there is no more."""
         shown = self._stops.push(self._gap.push(text))
@@ -75,17 +80,22 @@ class StopScanner:
         self._stops = tuple(stop for stop in stops if stop)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
-        self.stopped = False
+        self.word = ""  # the one that came
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.word)
 
     def push(self, text: str) -> str:
         """The text that is certain; after a stop string there is no more."""
         if not self._stops or not text:
             return text
         text = self._held + text
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        places = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
-            self.stopped, self._held = True, ""
-            return text[: min(places)]
+            first, self.word = min(places)
+            self._held = ""
+            return text[:first]
         cut = self._possible_start(text)
         self._held = text[cut:]
         return text[:cut]

@@ -159,11 +159,14 @@ def test_adapters_by_number(http: httpx.Client, client: OpenAI) -> None:
 
 
 def test_llamacpp_ends_where_its_own_server_does(http: httpx.Client) -> None:
-    body = {"prompt": P, "n_predict": 64, "temperature": 0, "model": "shop"}
+    body = {"prompt": "x", "n_predict": 64, "temperature": 0, "model": "tiny"}
     whole = http.post("/completion", json=body).json()
-    stop = whole["content"][3:5]
-    ended = http.post("/completion", json=body | {"stop": [stop]}).json()
-    assert ended["content"] == whole["content"][:3]
+    stop = whole["content"][4:6]
+    ended = http.post("/completion", json=body | {"stop": ["never", stop]}).json()
+    assert len(stop) == 2
+    assert ended["content"] == whole["content"].partition(stop)[0]
+    assert (ended["stop_type"], ended["stopping_word"]) == ("word", stop)
+    assert (whole["stop_type"], whole["stopping_word"]) == ("limit", "")
     assert http.post("/completion", json=body | {"n_predict": 0}).json()["content"] == ""
     picked = http.post(
         "/completion", json=body | {"response_fields": ["timings/predicted_n", "x/y"]}

@@ -53,7 +53,7 @@ class Contents:
         whole, query = run.wholes[index], run.query
         written = whole.finish.tokens
         full = self._asked is not None and written < self._asked and not run.cuts
-        stopped = whole.finish.reason == "stop"
+        stopped, word = whole.finish.reason == "stop", whole.finish.word
         made: dict[str, Any] = {
             "index": index,
             "content": text,
@@ -73,8 +73,8 @@ class Contents:
                 "stop": list(query.stops),
                 "lora": self._lora,
             },
-            "stop_type": "eos" if stopped else "limit",
-            "stopping_word": "",
+            "stop_type": ("word" if word else "eos") if stopped else "limit",
+            "stopping_word": word if stopped else "",
             "truncated": full and not stopped,
             "timings": timings(run, index),
         }

@@ -269,7 +269,7 @@ class RemoteEngine:
         if end.reason is None:
             raise self._failed("its answer broke off.")
         tokens = chunks if end.tokens is None else end.tokens
-        finish = Finish(end.reason, tokens, end.prompt_tokens, stands_in)
+        finish = Finish(end.reason, tokens, end.prompt_tokens, stands_in, word=ending.word)
         rest = "" if ending.stopped else ending.end(unfinished=end.reason == "length")
         yield Piece(rest, finish)
 

@@ -122,7 +122,10 @@ class Sequence:
             # The last half character may have completed a stop string.
             if not self._end.stopped:
                 self._show(self._end.end(unfinished=reason == "length"))
-        self._flush(Finish(reason, self.generated, reused=self.reused, first=self.first))
+        finish = Finish(
+            reason, self.generated, reused=self.reused, first=self.first, word=self._end.word
+        )
+        self._flush(finish)
         return True
 
     def _show(self, text: str) -> None:
