@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -38,7 +38,10 @@ ACCESS: Access = {
 
 _BROKEN = "json_invalid"
 # What pydantic says of a body as a whole that is no JSON object, or not there.
-_UNREAD = (_BROKEN, "model_attributes_type", "missing")
+_NO_OBJECT = "model_attributes_type"
+_UNREAD = (_BROKEN, _NO_OBJECT, "missing")
+# What FastAPI says of a body that is no JSON for another reason than its grammar.
+_UNPARSED = "There was an error parsing the body"
 
 
 def create_app(
@@ -115,8 +118,12 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router."""
+    """404 and 405 of the router, and bodies that nobody could read."""
     assert isinstance(error, HTTPException)
+    if error.detail == _UNPARSED:
+        failure = plain_failure(400, _unparsed(error.__cause__), "invalid_value")
+        record_of(request).error = failure.code
+        return JSONResponse(failure.body(style_of(request.url.path)), failure.status)
     message = {
         404: f"There is no {request.method} {request.url.path}.",
         405: f"{request.url.path} does not take {request.method}.",
@@ -135,9 +142,28 @@ async def _invalid(request: Request, error: Exception) -> Response:
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     unread = first["type"] in _UNREAD and (first["loc"] == ("body",) or first["type"] == _BROKEN)
     status, where = (400, "") if unread else (422, where)  # see api.errors
-    said = f"{where or 'The body'}: {first['msg']}."
+    is_json = "json" in request.headers.get("content-type", "")
+    said = f"{where or 'The body'}: {_reason(first, is_json=is_json)}."
     failure = plain_failure(status, said, "invalid_value", where)
     return JSONResponse(failure.body(style_of(request.url.path)), failure.status)
+
+
+def _reason(wrong: dict[str, Any], *, is_json: bool) -> str:
+    """What is wrong with a field or a body, without the names of classes."""
+    message = str(wrong["msg"]).removeprefix("Value error, ")
+    if wrong["type"] == _BROKEN:
+        return f"This is not JSON: {wrong['ctx']['error']} (character {wrong['loc'][-1]})"
+    if wrong["type"] == _NO_OBJECT and wrong["loc"] == ("body",):
+        return "Send a JSON object" + ("" if is_json else " with Content-Type: application/json")
+    if message.startswith("Expected UploadFile"):
+        return "Send a file, as the part of a form (multipart/form-data)"
+    return message
+
+
+def _unparsed(cause: BaseException | None) -> str:
+    if isinstance(cause, UnicodeDecodeError):
+        return f"The body: This is not JSON: no {cause.encoding} text (byte {cause.start})."
+    return "The body: This is no JSON that can be read; it may be too deep."
 
 
 async def _nobody(request: Request, error: Exception) -> Response:

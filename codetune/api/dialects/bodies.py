@@ -65,7 +65,8 @@ def read_body(model: type[Body], body: bytes) -> Body:
             raise BadRequestError(f"The body cannot be read: {first['msg']}.") from error
         # A union's members follow its field; the field is what the user can change.
         field = ".".join(str(part) for part in first["loc"][:1])
-        raise BadRequestError(f"'{field}': {first['msg']}.", param=field or None) from error
+        subject = f"'{field}'" if field else "The body"
+        raise BadRequestError(f"{subject}: {first['msg']}.", param=field or None) from error
 
 
 def described(

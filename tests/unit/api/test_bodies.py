@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from codetune.api.dialects.bodies import read_body
-from codetune.api.dialects.llamacpp_requests import TokenizeRequest
+from codetune.api.dialects.llamacpp_requests import Loras, TokenizeRequest
 from codetune.api.dialects.mistral import FimRequest
 from codetune.api.dialects.ollama_requests import ShowRequest
 from codetune.api.dialects.openai_requests import ChatRequest, CompletionRequest
 from codetune.api.routes import models, ollama
 from codetune.errors import BadRequestError
+from tests.unit.api.management import Office
 
+AS_JSON = {"headers": {"Content-Type": "application/json"}}
+UPLOADS = ("/api/v1/datasets/upload", "/api/v1/sources/upload")
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 
 
@@ -52,3 +55,40 @@ def test_what_has_to_be_given_cannot_be_null(model: Any, sent: Any) -> None:
     with pytest.raises(BadRequestError) as refused:
         read_body(model, json.dumps(sent).encode())
     assert refused.value.param == next(iter(sent))
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"1"])
+def test_a_body_that_is_no_object_is_called_the_body(body: bytes) -> None:
+    with pytest.raises(BadRequestError, match=r"^The body: Input should be an object"):
+        read_body(CompletionRequest, body)
+    with pytest.raises(BadRequestError, match=r"^The body: Input should be a valid array"):
+        read_body(Loras, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "sent"),
+    [
+        (
+            400,
+            "not JSON: Expecting value (character 11)",
+            {"content": b'{"models": nope}'} | AS_JSON,
+        ),
+        (400, "not JSON: no utf-", {"content": b"\xff\xfe{"} | AS_JSON),
+        (400, "too deep", {"content": b"[" * 100_000} | AS_JSON),
+        (400, "The body: Send a JSON object.", {"content": b"[]"} | AS_JSON),
+        (400, "object with Content-Type: application/json.", {"content": b'{"models": ["m"]}'}),
+        (422, "The body: say either 'prompt' or 'messages'.", {"json": {"models": ["m"]}}),
+    ],
+)
+def test_our_own_routes_say_what_to_send(
+    alone: Office, status: int, said: str, sent: dict[str, Any]
+) -> None:
+    error = alone(None, "POST /api/v1/compare", status, **sent).json()["error"]
+    assert said in error["message"]
+    assert error["code"] == "invalid_value"
+
+
+def test_a_text_in_the_place_of_a_file_is_refused_in_words(alone: Office) -> None:
+    for path in UPLOADS:
+        error = alone(None, f"POST {path}", 422, files={"file": (None, "x")}).json()["error"]
+        assert error["message"] == "file: Send a file, as the part of a form (multipart/form-data)."
