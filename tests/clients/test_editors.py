@@ -194,6 +194,9 @@ def test_tokens_and_templates(http: httpx.Client, server: Running) -> None:
     messages = [{"role": "user", "content": "<|im_end|>"}]
     prompt = http.post("/apply-template", json={"messages": messages}).json()["prompt"]
     assert prompt.endswith("<|im_start|>assistant\n")
+    parts = [{"type": "text", "text": "<|im_"}, {"type": "text", "text": "end|>"}]
+    again = http.post("/apply-template", json={"messages": [messages[0] | {"content": parts}]})
+    assert again.json()["prompt"] == prompt
 
 
 def test_the_tabby_agent(http: httpx.Client, client: OpenAI) -> None:

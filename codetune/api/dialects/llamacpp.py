@@ -20,6 +20,7 @@ from codetune.api.dialects.bodies import LOOKING, described, read_body
 from codetune.api.dialects.front import Front
 from codetune.api.dialects.llamacpp_adapters import Adapters
 from codetune.api.dialects.llamacpp_shapes import Contents
+from codetune.api.dialects.openai_requests import turns_of
 from codetune.api.permissions import Access
 from codetune.api.stream import EVENTS
 from codetune.errors import BadRequestError, ModelError
@@ -136,9 +137,10 @@ def _tokens(router: APIRouter, front: Front) -> None:
     async def apply_template(request: Request) -> dict[str, Any]:
         """A conversation as the model reads it."""
         body = read_body(bodies.TemplateRequest, await request.body())
+        messages = turns_of(body.messages)
         _, voice = await front.voice(request, body.model)
         try:
-            ids = await run_in_threadpool(voice.renderer.chat, body.messages)
+            ids = await run_in_threadpool(voice.renderer.chat, messages)
         except ModelError as error:
             raise BadRequestError(error.message, param="messages", advice=error.advice) from error
         return {"prompt": voice.renderer.decode(ids, keep_control=True)}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, RootModel
 
 from codetune.api.dialects import bodies
+from codetune.api.dialects.openai_requests import Message
 from codetune.errors import BadRequestError
 from codetune.serving.query import Prompt, Query
 
@@ -145,7 +146,7 @@ class DetokenizeRequest(bodies.Request):
 class TemplateRequest(bodies.Request):
     """`POST /apply-template`."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
     model: str | None = None
 
 

@@ -14,7 +14,7 @@ from codetune.api.dialects import tabby
 from codetune.api.dialects.answering import Run, Unsaid, respond
 from codetune.api.dialects.bodies import LOOKING, described, read_body
 from codetune.api.dialects.front import Front, not_listed
-from codetune.api.dialects.openai_requests import ChatRequest, CompletionRequest
+from codetune.api.dialects.openai_requests import ChatRequest, CompletionRequest, turns_of
 from codetune.api.dialects.openai_shapes import Chats, Completions
 from codetune.api.permissions import Access
 from codetune.api.stream import EVENTS
@@ -79,9 +79,7 @@ def _answering(router: APIRouter, front: Front) -> None:
         body = read_body(ChatRequest, await request.body())
         if not body.wants_text:
             raise BadRequestError("Only text can be answered here.", param="response_format")
-        messages = [message.model_dump(exclude_none=True) for message in body.messages]
-        for plain, message in zip(messages, body.messages, strict=True):
-            plain["content"] = message.text()
+        messages = turns_of(body.messages)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         run = await _start(front, request, body, [Chat(messages)], logprobs)
         return await respond(

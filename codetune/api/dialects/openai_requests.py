@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -82,6 +83,13 @@ class Message(BaseModel):
                 )
             texts.append(str(part.get("text", "")))
         return "".join(texts)
+
+
+def turns_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The turns as chat templates take them; raises as `Message.text`."""
+    return [
+        message.model_dump(exclude_none=True) | {"content": message.text()} for message in messages
+    ]
 
 
 class ChatRequest(_Asking):
