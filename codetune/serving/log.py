@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codetune.errors import RegistryError
+from codetune.errors import NotFoundError
 from codetune.serving.fates import STAYED, Fates, Remains, Tally
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class CompletionLog(Protocol):
         """Keep what the editor said of a completion.
 
         Raises:
-            RegistryError: `owner` was given no such completion.
+            NotFoundError: `owner` was given no such completion.
         """
 
     def fates(self) -> Mapping[str, Fates]:
@@ -162,5 +162,5 @@ class StoredLog:
         return self._tally.read()
 
 
-def _unknown(completion: str) -> RegistryError:
-    return RegistryError(f"There is no completion '{completion[:80]}'.")
+def _unknown(completion: str) -> NotFoundError:
+    return NotFoundError(f"There is no completion '{completion[:80]}'.")

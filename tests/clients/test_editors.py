@@ -226,7 +226,11 @@ def test_the_tabby_agent(http: httpx.Client, client: OpenAI) -> None:
         assert http.post("/v1/events", json=event | {"type": kind}).status_code == 200
     assert http.post("/v1/events", json=event | {"type": "stare"}).status_code == 400
     other = event | {"type": "view", "completion_id": "cmpl-none"}
-    assert http.post("/v1/events", json=other).status_code == 404
+    unknown = http.post("/v1/events", json=other)
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "not_found")
+    other = event | {"type": "view", "choice_index": 1}
+    refused = http.post("/v1/events", json=other)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "choice_index")
 
 
 def test_vllms_adapters(http: httpx.Client, client: OpenAI, server: Running) -> None:

@@ -33,6 +33,7 @@ ACCESS: Access = {
 }
 
 _PROTOCOL = "v0.32.0"  # the release of Tabby whose API is spoken here; agents ask for 0.9 or later
+_CHOICES = 1  # of a completion
 _MAX_TOKENS = 128  # the agent does not say; it shows a few lines
 
 
@@ -79,7 +80,7 @@ class Event(bodies.Request):
 
     type: Literal["view", "select", "dismiss"]
     completion_id: str
-    choice_index: int = Field(0, ge=0, lt=2**31)
+    choice_index: int = Field(0, ge=0, lt=_CHOICES)
     view_id: str | None = None
     elapsed: int | None = None
     select_kind: str | None = None

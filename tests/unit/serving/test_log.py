@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codetune.errors import RegistryError
+from codetune.errors import NotFoundError
 from codetune.serving.log import CompletionLog, Logged, MemoryLog, StoredLog
 from codetune.store.completions import Completion, CompletionEvent
 from codetune.store.database import Database
@@ -22,7 +22,7 @@ def check(log: CompletionLog) -> None:
     log.event(LOCAL_USER, "cmpl-1", "view", choice=0, details={"view_id": "v"})
     log.event(LOCAL_USER, "cmpl-1", "select", choice=0, details={})
     for owner, name in ((LOCAL_USER, "cmpl-2"), ("usr_other", "cmpl-1")):
-        with pytest.raises(RegistryError, match="no completion"):
+        with pytest.raises(NotFoundError, match="no completion"):
             log.event(owner, name, "select", choice=0, details={})
 
 
@@ -47,6 +47,6 @@ def test_without_a_database_the_latest_are_remembered(monkeypatch: pytest.Monkey
     assert [event["kind"] for event in log.events("cmpl-1")] == ["view", "select"]
     for number in (2, 3):
         log.completion(entry(f"cmpl-{number}"))
-    with pytest.raises(RegistryError):
+    with pytest.raises(NotFoundError):
         log.event(LOCAL_USER, "cmpl-1", "select", choice=0, details={})
     log.event(LOCAL_USER, "cmpl-3", "dismiss", choice=0, details={})
