@@ -55,15 +55,17 @@ def make_plan(
     micro = options.micro_batch_tokens or _micro_batch_tokens(parameters, shared)
     batch = options.batch_tokens or _batch_tokens(train.tokens)
     longest = int(train.lengths.max())
-    window = options.window or max(min(_LEAST_WINDOW, micro, batch), longest)
+    window = options.window or max(min(_LEAST_WINDOW, batch), longest)
     rows = len(pack(train.lengths, window))
-    rows_per_batch = max(1, min(micro, batch) // window)
-    accumulation = max(1, round(batch / (rows_per_batch * window)))
+    rows_per_step = _rows_per_step(batch / window)
+    fit = max(1, min(micro // window, rows_per_step))  # in a pass
+    rows_per_batch = next(count for count in range(fit, 0, -1) if not rows_per_step % count)
+    accumulation = rows_per_step // rows_per_batch
     per_epoch = math.ceil(math.ceil(rows / rows_per_batch) / accumulation)
     steps = max(1, math.ceil(options.epochs * per_epoch))
     steps = min(steps, options.max_steps or steps)
     fill = train.tokens / (rows * window)
-    seen = steps * accumulation * rows_per_batch * window * fill
+    seen = min(steps * rows_per_step * window * fill, options.epochs * train.tokens)
     return Plan(
         window=window,
         rows=rows,
@@ -81,6 +83,15 @@ def make_plan(
         tokens=train.tokens,
         fill=fill,
     )
+
+
+def _rows_per_step(wanted: float) -> int:
+    """About so many rows, so that passes of several sizes make up exactly one step.
+
+    What a step learns is the same with each of them: the size of a pass is about memory alone.
+    """
+    unit = next(unit for unit in (8, 4, 2, 1) if 4 * unit <= wanted or unit == 1)
+    return max(1, round(wanted / unit) * unit)
 
 
 def _distillation(tokens: float) -> float:

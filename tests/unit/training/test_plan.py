@@ -44,6 +44,18 @@ def test_the_micro_batch_changes_passes_not_steps(plan: Any) -> None:
     assert [made.accumulation for made in sizes] == [10, 4, 1]
 
 
+@pytest.mark.parametrize("batch", [100, 1000, 4096, 5800, 32768])
+def test_no_pass_is_so_small_or_large_that_steps_differ(plan: Any, batch: int) -> None:
+    sizes = (64, 512, 3072, 5000, 8192)
+    made = [plan(batch_tokens=batch, micro_batch_tokens=n) for n in sizes]
+    assert (
+        len({(one.window, one.steps, one.rows_per_batch * one.accumulation) for one in made}) == 1
+    )
+    for one, micro in zip(made, sizes, strict=True):
+        assert one.rows_per_batch * one.window <= max(micro, one.window)
+        assert 0.85 < one.rows_per_batch * one.accumulation * one.window / batch < 1.2
+
+
 def test_max_steps_and_warm_up(plan: Any) -> None:
     made = plan(max_steps=20, warmup=0.1)
     assert (made.steps, made.warmup_steps) == (20, 2)
@@ -66,6 +78,8 @@ def test_replayed_code_weighs_more_in_longer_runs(plan: Any) -> None:
     assert weights == [3.0, pytest.approx(4.0), pytest.approx(6.0), 10.0]
     assert plan(epochs=30, max_steps=250, **room).distillation == pytest.approx(4.0)
     assert plan(distillation=0).distillation == 0
+    # A step has no more than there is.
+    assert plan(epochs=1, **room | {"batch_tokens": 4_000_000}).distillation == 3.0
 
 
 def test_validation_is_bounded(plan: Any) -> None:
