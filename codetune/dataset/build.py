@@ -19,12 +19,13 @@ from codetune.dataset.encoded import forget_renderer, renderer_of
 from codetune.dataset.examples import PackingParts
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.instruct.make import Made
-from codetune.dataset.instructions import Instructions
+from codetune.dataset.instructions import DROPPED, Instructions
 from codetune.dataset.leakage import Purged, held_out_windows, measure, purge, stored_texts
 from codetune.dataset.manifest import Mixed, Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
 from codetune.dataset.output import ByPart, Output
 from codetune.dataset.recipe import Recipe, resolve
+from codetune.dataset.refusals import check_refused
 from codetune.dataset.replay import replay_documents
 from codetune.dataset.review import Review
 from codetune.dataset.split import Split, split
@@ -326,12 +327,15 @@ class _Build:
         """Tokenise the instructions, which stand before the code.
 
         Raises:
-            DatasetError: instructions alone are wanted, and there are none.
+            DatasetError: too many are refused, or they alone are wanted and there are none.
         """
         if self.instructions is None:
             return
         pairs = self.instructions.training(folder)
         refused = output.encode(self.instructions, self.base, pairs)
+        unfit = {reason: n for reason, n in refused.items() if reason != DROPPED}
+        asked = output.counts["examples sft"] + sum(unfit.values())
+        check_refused("sft", unfit, asked, self.options.refused_at_most)
         if not self.recipe.code and not output.counts["examples sft"]:
             raise DatasetError(
                 "No instruction could be made of this source, and nothing else is wanted.",

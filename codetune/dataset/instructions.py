@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from codetune.dataset.recipe import Recipe
     from codetune.dataset.split import Split
 
+DROPPED = "a review dropped it"
 _BATCH = 500_000  # characters that a process gets at a time
 _TRAINING, _HELD = "sft.jsonl", "heldout_sft.parquet"
 HELD_COLUMNS = {
@@ -73,7 +74,7 @@ class Encoding:
         for made_example in examples:
             example = self._review.apply(made_example)
             if example is None:
-                made.refused["a review dropped it"] += 1
+                made.refused[DROPPED] += 1
                 continue
             found = self._conversations.encode(example)
             if isinstance(found, Refused):

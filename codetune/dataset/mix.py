@@ -28,6 +28,7 @@ from codetune.dataset.conversations import Conversations, Refused
 from codetune.dataset.encoded import Encoder
 from codetune.dataset.formats import Problems, digest_of_set, left_out_of, read_set
 from codetune.dataset.manifest import Mixed
+from codetune.dataset.refusals import check_refused
 from codetune.dataset.review import EDIT_THE_SET, Review
 from codetune.dataset.spool import Catalogue, Piece, Rows, Spool
 from codetune.dataset.table import ExamplesFile
@@ -152,9 +153,12 @@ class Mixture:
             self._encode_ranks(lot, done, last)
             done = last
             aim *= min(10, max(_SPARE, target / max(found, 1)))
-        refused = sum(n for why, n in stream.dropped.items() if why.startswith(_REFUSED))
-        if refused > self.options.refused_at_most * done:
-            raise too_many_refused(stream.name, stream.dropped, done)
+        refused = {
+            why.removeprefix(_REFUSED): n
+            for why, n in stream.dropped.items()
+            if why.startswith(_REFUSED)
+        }
+        check_refused(stream.name, refused, done, self.options.refused_at_most)
 
     def _encode_ranks(self, lot: Lot, first: int, last: int) -> None:
         """Encode the rows of ranks first..last."""
@@ -328,18 +332,6 @@ class Mixture:
                 f"The set '{one.name}' has too few examples to hold one out: it gets no held-out "
                 "loss of its own."
             )
-
-
-def too_many_refused(name: str, dropped: Counter[str], asked: int) -> DatasetError:
-    """The error for a stream of which too much cannot be encoded."""
-    refused = {why: n for why, n in dropped.most_common() if why.startswith(_REFUSED)}
-    reasons = "; ".join(f"{why.removeprefix(_REFUSED)} ({n})" for why, n in refused.items())
-    return DatasetError(
-        f"{sum(refused.values())} of {asked} examples of the stream '{name}' cannot be trained "
-        f"on: {reasons}.",
-        advice="Raise dataset.window if the base reads more, choose another dataset.template, or "
-        "allow it: dataset.refused_at_most.",
-    )
 
 
 def _path(one: MixedSet) -> Path:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from codetune.artifacts import Artifact
 from codetune.cli.options import data_settings
+from codetune.dataset.build import build
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.heldout import Scored
 from codetune.dataset.instruct.config import InstructionOptions
@@ -28,7 +29,7 @@ from codetune.dataset.instruct.select import Pool
 from codetune.dataset.instructions import Instructions
 from codetune.dataset.leakage import Purged, decoded
 from codetune.dataset.replay import replay_documents
-from codetune.dataset.review import Review
+from codetune.dataset.review import Decision, Review, append_decision
 from codetune.dataset.split import Candidate
 from codetune.dataset.table import read_examples
 from codetune.dataset.windows import WindowSet, telling_windows
@@ -38,7 +39,8 @@ from codetune.models.tokens import STREAMS, TokenStore
 from codetune.progress import Progress
 from codetune.records import Document
 from codetune.workers import Workers
-from tests.unit.dataset.corpora import built, code, document, rows
+from tests.unit.dataset.corpora import REPOSITORY, built, code, corpus, document, rows
+from tests.unit.models.tiny_families import write_base
 
 CART = '''"""The shopping cart: what a customer wants to buy, and what it costs."""
 
@@ -330,7 +332,8 @@ def many(count: int = 12) -> list[Document]:
 
 
 def dataset(folder: Path, **options: Any) -> Artifact:
-    return built(folder, many(), use_sft=True, **options)
+    """In the tiny base's window of 256 tokens, a third of the answers do not fit."""
+    return built(folder, many(), use_sft=True, **({"refused_at_most": 0.5} | options))
 
 
 def test_the_stream_stands_in_examples_tokens_and_validation(tmp_path: Path) -> None:
@@ -415,6 +418,31 @@ def test_general_code_goes_along_by_the_text_that_is_learned(tmp_path: Path) -> 
     learned = sum(pair.size for pair in read_pairs(made / "sft.jsonl"))
     wanted = replay_documents(learned, seed=0)
     assert made.summary["replay"]["bytes"] == sum(len(one.text.encode()) for one in wanted) > 0
+
+
+def test_too_many_own_instructions_that_do_not_fit_stop_the_build(tmp_path: Path) -> None:
+    """Also where nothing else is wanted: the reason is not that none could be made."""
+    for number, more in enumerate(({}, {"use_ntp": False, "use_fim": False, "window": 64})):
+        with pytest.raises(DatasetError, match=r"of \d+ .* 'sft' .* does not fit the window"):
+            dataset(tmp_path / str(number), refused_at_most=0.1, **more)
+
+
+def test_a_template_that_refuses_every_instruction_stops_the_build(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "qwen", chat_template="{{ raise_exception('no') }}")
+    options = DatasetOptions.load({"replay_share": 0, "use_sft": True}, "test")
+    cleaned = corpus(tmp_path / "corpus", many())
+    with pytest.raises(DatasetError, match="'sft' cannot be trained on: template: "):
+        build(cleaned, REPOSITORY, base, options, tmp_path, Progress(), workers=Workers(1))
+
+
+def test_what_a_review_drops_is_not_refused(tmp_path: Path) -> None:
+    made = dataset(tmp_path)
+    gone = [one.id for one in read_examples(made / "examples.parquet") if one.stream == "sft"]
+    review = tmp_path / "review.jsonl"
+    for name in gone[:-1]:
+        append_decision(review, Decision(name, "drop"))
+    again = dataset(tmp_path, review=str(review), refused_at_most=0.97)
+    assert again.summary["instructions_refused"]["a review dropped it"] == len(gone) - 1
 
 
 def test_data_names_the_streams() -> None:
