@@ -19,7 +19,7 @@ from codetune.dataset.encoded import forget_renderer, renderer_of
 from codetune.dataset.examples import PackingParts
 from codetune.dataset.heldout import write_fim, write_text
 from codetune.dataset.instruct.make import Made
-from codetune.dataset.instructions import DROPPED, Instructions
+from codetune.dataset.instructions import CHOSEN, Instructions
 from codetune.dataset.leakage import Purged, held_out_windows, measure, purge, stored_texts
 from codetune.dataset.manifest import Mixed, Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
@@ -230,6 +230,7 @@ class _Build:
                 training[f"tokens {name}"],
                 wanted,
                 self.digests["corpus"],
+                _named(training, "shortened ") if name == "sft" else None,
             )
             for name, wanted in (
                 ("ntp", code and code * (1 - rate)),
@@ -333,17 +334,17 @@ class _Build:
             return
         pairs = self.instructions.training(folder)
         refused = output.encode(self.instructions, self.base, pairs)
-        unfit = {reason: n for reason, n in refused.items() if reason != DROPPED}
+        unfit = {reason: n for reason, n in refused.items() if reason not in CHOSEN}
         asked = output.counts["examples sft"] + sum(unfit.values())
         check_refused("sft", unfit, asked, self.options.refused_at_most)
+        if refused:
+            reasons = ", ".join(f"{n} because {reason}" for reason, n in refused.most_common())
+            self.progress.say(f"Instructions that are not trained on: {reasons}.")
         if not self.recipe.code and not output.counts["examples sft"]:
             raise DatasetError(
                 "No instruction could be made of this source, and nothing else is wanted.",
                 advice="Add ntp to --data, or name a repository with documentation and tests.",
             )
-        if refused:
-            reasons = ", ".join(f"{n} because {reason}" for reason, n in refused.most_common())
-            self.progress.say(f"Instructions that are not trained on: {reasons}.")
         output.counts.update({f"refused {reason}": n for reason, n in refused.items()})
 
     def _nothing_held_out(self, purged: Purged) -> DatasetError:
@@ -369,9 +370,10 @@ class _Build:
 
 
 def _counted(training: Counter[str], folder: Path) -> dict[str, Any]:
-    """Of the instructions: those that the base's window or template refuses, those held out."""
+    """Of the instructions: what the base's window or template refuses or cuts, what is held out."""
     return {
         "instructions_refused": _named(training, "refused "),
+        "instructions_shortened": _named(training, "shortened "),
         "heldout_sft": sum(1 for _ in read_rows(folder / "heldout_sft.parquet", ["id"])),
     }
 

@@ -8,6 +8,7 @@ refused: the caller counts it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,18 @@ class Encoded:
     turns_cut: int = 0  # messages that were left out, the oldest
     answers_cut: int = 0  # how many of these were answers
     characters_cut: int = 0  # of context, out of the middle of a message
+
+    @property
+    def shortened(self) -> Counter[str]:
+        """What was left out, for the counts of a stream; empty if nothing was."""
+        return +Counter(
+            {
+                "conversations": int(bool(self.turns_cut or self.characters_cut)),
+                "turns": self.turns_cut,
+                "answers": self.answers_cut,
+                "characters": self.characters_cut,
+            }
+        )
 
 
 @dataclass(frozen=True)

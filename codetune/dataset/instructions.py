@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codetune.dataset.catalogue import batches, read_documents
-from codetune.dataset.conversations import Conversations, Refused
+from codetune.dataset.conversations import Conversations, Encoded, Refused
 from codetune.dataset.instruct.make import InstructionMaker, Made, read_pairs
 from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.leakage import Purged
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from codetune.dataset.split import Split
 
 DROPPED = "a review dropped it"
+# The excerpt stands around what the diff changes: the middle, which a shorter one lacks.
+CUT_CHANGE = "its change would be cut out of the input"
+CHOSEN = frozenset({DROPPED, CUT_CHANGE})  # reasons that are no fault of the window or the template
 _BATCH = 500_000  # characters that a process gets at a time
 _TRAINING, _HELD = "sft.jsonl", "heldout_sft.parquet"
 HELD_COLUMNS = {
@@ -50,42 +53,57 @@ HELD_COLUMNS = {
 
 
 @dataclass
-class Encoded:
+class EncodedPairs:
     """Tokenised pairs: rows of the table, each one's ids and which of them carry loss."""
 
     rows: bytes
     ids: list[Any]
     loss: list[Any]
     refused: Counter[str] = field(default_factory=Counter)
+    shortened: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
 
 
 class Encoding:
-    """Tokenises batches of examples with messages; every process has one."""
+    """Tokenises batches of pairs; every process has one."""
 
     def __init__(self, base: Path, recipe: Recipe, review: Review) -> None:
         renderer = Renderer.from_folder(base).with_template(recipe.template)
         self._conversations = Conversations(renderer, recipe.window)
         self._review = review
 
-    def __call__(self, examples: list[Example]) -> Encoded:
+    def __call__(self, pairs: list[Pair]) -> EncodedPairs:
         kept: list[Example] = []
-        made = Encoded(b"", [], [])
-        for made_example in examples:
-            example = self._review.apply(made_example)
+        made = EncodedPairs(b"", [], [])
+        for pair in pairs:
+            example = self._review.apply(pair.example())
             if example is None:
                 made.refused[DROPPED] += 1
                 continue
-            found = self._conversations.encode(example)
+            found = _whole_enough(pair, example, self._conversations.encode(example))
             if isinstance(found, Refused):
                 made.refused[found.reason] += 1
                 continue
             kept.append(replace(example, messages=tuple(dict(turn) for turn in found.messages)))
             made.ids.append(found.ids)
             made.loss.append(found.loss)
+            made.shortened += found.shortened
             made.kinds[example.kind] += 1
         made.rows = pack_rows(columns_of(kept, [len(ids) for ids in made.ids]))
         return made
+
+
+def _whole_enough(pair: Pair, example: Example, found: Encoded | Refused) -> Encoded | Refused:
+    """What was found, unless the window took what the answer is about out of the prompt."""
+    if isinstance(found, Refused) or not found.characters_cut:
+        return found
+    if pair.kind == "commit":
+        return Refused(CUT_CHANGE)
+    asked = "\n".join(turn["content"] for turn in example.messages or ())
+    kept = "\n".join(turn["content"] for turn in found.messages)
+    if pair.instruction in asked and pair.instruction not in kept:
+        return Refused("the question does not fit the window")
+    return found
 
 
 class Instructions:
@@ -159,7 +177,7 @@ class Instructions:
     ) -> tuple[Counter[str], Counter[str]]:  # fmt: skip
         """Tokenise pairs as documents from number `first` on; the counts, and why some were not.
 
-        The counts are "examples sft", "tokens sft" and "kind <kind>".
+        The counts are "examples sft", "tokens sft", "shortened <what>" and "kind <kind>".
         """
         counts: Counter[str] = Counter()
         refused: Counter[str] = Counter()
@@ -173,6 +191,7 @@ class Instructions:
             if table is not None:
                 table.add(made.rows)
             refused += made.refused
+            counts.update({f"shortened {what}": n for what, n in made.shortened.items()})
             counts.update({f"kind {kind}": n for kind, n in made.kinds.items()})
         return counts, refused
 
@@ -194,12 +213,12 @@ def _held_out(purged: Purged) -> WindowSet:
     return WindowSet([*scored, *validation])
 
 
-def _runs(pairs: Iterator[Pair]) -> Iterator[list[Example]]:
-    """Examples in runs of about `_BATCH` characters."""
-    run: list[Example] = []
+def _runs(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    """Pairs in runs of about `_BATCH` characters."""
+    run: list[Pair] = []
     length = 0
     for pair in pairs:
-        run.append(pair.example())
+        run.append(pair)
         length += pair.size
         if length >= _BATCH:
             yield run

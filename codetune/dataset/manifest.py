@@ -52,6 +52,7 @@ class Own:
     tokens: int
     share_wanted: float | None = None  # None: as much as there is
     source_digest: str = ""
+    shortened: Mapping[str, int] | None = None  # None: no conversations
 
 
 def manifest(own: Sequence[Own], mixed: Sequence[Mixed], seed: int) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def manifest(own: Sequence[Own], mixed: Sequence[Mixed], seed: int) -> dict[str,
             "share_wanted": None if one.share_wanted is None else round(one.share_wanted * rest, 6),
             "share_reached": round(one.tokens / max(total, 1), 6),
             "source_digest": one.source_digest,
+            **({} if one.shortened is None else {"shortened": dict(one.shortened)}),
         }
         for one in own
         if one.tokens

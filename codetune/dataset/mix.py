@@ -240,15 +240,7 @@ class Mixture:
         done = self.conversations.encode(example)
         if isinstance(done, Refused):
             return done
-        shortened = Counter(
-            {
-                "conversations": int(bool(done.turns_cut or done.characters_cut)),
-                "turns": done.turns_cut,
-                "answers": done.answers_cut,
-                "characters": done.characters_cut,
-            }
-        )
-        return [Piece(done.ids, done.loss)], +shortened
+        return [Piece(done.ids, done.loss)], done.shortened
 
     def _text_pieces(self, text: str) -> Iterator[Piece]:
         """A text as next-token examples, cut as files are."""

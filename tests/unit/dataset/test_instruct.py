@@ -26,7 +26,7 @@ from codetune.dataset.instruct.filters import reason_against
 from codetune.dataset.instruct.make import InstructionMaker, read_pairs
 from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.instruct.select import Pool
-from codetune.dataset.instructions import Instructions
+from codetune.dataset.instructions import Encoding, Instructions
 from codetune.dataset.leakage import Purged, decoded
 from codetune.dataset.replay import replay_documents
 from codetune.dataset.review import Decision, Review, append_decision
@@ -443,6 +443,47 @@ def test_what_a_review_drops_is_not_refused(tmp_path: Path) -> None:
         append_decision(review, Decision(name, "drop"))
     again = dataset(tmp_path, review=str(review), refused_at_most=0.97)
     assert again.summary["instructions_refused"]["a review dropped it"] == len(gone) - 1
+
+
+def asking(kind: str, instruction: str, given: str) -> Pair:
+    return Pair(kind, instruction, given, "It adds 7.", "r", "a.py", (0, 9), "MIT", "python")
+
+
+def test_what_the_window_takes_out_of_a_prompt_is_counted_or_refused(tmp_path: Path) -> None:
+    """Of a commit, the middle is what changes; of a question, nothing can be left out."""
+    recipe: Any = SimpleNamespace(template="auto", window=128)
+    encode = Encoding(write_base(tmp_path, "qwen"), recipe, Review())
+    lines = "".join(f"value_{n} = {n}\n" for n in range(60))
+    asked = "What does `add` do?"
+    short = encode([asking(kind, asked, "add(7)") for kind in ("explain", "commit")])
+    assert (short.kinds, short.refused, short.shortened) == ({"explain": 1, "commit": 1}, {}, {})
+    made = encode([asking("explain", asked, lines), asking("commit", asked, lines)])
+    assert made.kinds == {"explain": 1}
+    assert made.refused == {"its change would be cut out of the input": 1}
+    assert made.shortened["conversations"] == 1
+    assert 0 < made.shortened["characters"] < len(lines)
+    made = encode([asking("explain", asked + lines, "add(7)"), asking("question", lines, "")])
+    assert made.refused == {"the question does not fit the window": 2}
+
+
+def test_what_was_shortened_stands_in_the_summary_and_in_mix_json(tmp_path: Path) -> None:
+    made = dataset(tmp_path, window=176, refused_at_most=1)
+    (sft,) = [
+        stream
+        for stream in json.loads((made / "mix.json").read_text())["streams"]
+        if stream["name"] == "sft"
+    ]
+    assert sft["shortened"] == made.summary["instructions_shortened"]
+    assert sft["shortened"]["conversations"] > 0
+
+
+def test_changes_that_would_be_cut_do_not_stop_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [asking("commit", f"Change {n}.", f"value = {n}\n" * 90) for n in range(500)]
+    monkeypatch.setattr(Instructions, "training", lambda *_: iter(changes))
+    made = dataset(tmp_path, refused_at_most=0)
+    assert made.summary["instructions_refused"] == {"its change would be cut out of the input": 500}
 
 
 def test_data_names_the_streams() -> None:
