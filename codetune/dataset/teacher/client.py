@@ -23,11 +23,21 @@ _HOPELESS = frozenset({401, 402, 403, 404})  # the next request would fail just 
 
 
 class FailedRequest(Exception):
-    """A request that brought no usable answer; `reason` is a word or two for the counts."""
+    """A request that brought no usable answer; `reason` is a word or two for the counts.
 
-    def __init__(self, reason: str, *, again: bool = True, after: float | None = None) -> None:
+    `passing`: the endpoint was not there or too busy, which says nothing of what it was asked.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        again: bool = True,
+        after: float | None = None,
+        passing: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.reason, self.again, self.after = reason, again, after
+        self.reason, self.again, self.after, self.passing = reason, again, after, passing
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,11 @@ class Client:
         try:
             response = self._http.post(f"{self._options.url}/chat/completions", json=body)
         except httpx.TimeoutException as error:
-            raise FailedRequest("timeout") from error
+            raise FailedRequest("timeout", passing=True) from error
         except httpx.ConnectError as error:
-            raise FailedRequest("no connection") from error
+            raise FailedRequest("no connection", passing=True) from error
         except httpx.HTTPError as error:
-            raise FailedRequest("broken connection") from error
+            raise FailedRequest("broken connection", passing=True) from error
         status = response.status_code
         if status in _HOPELESS:
             raise TeacherError(
@@ -120,7 +130,8 @@ class Client:
         if status != 200:
             after = response.headers.get("retry-after", "")
             seconds = float(after) if after.isdigit() else None
-            raise FailedRequest(f"HTTP {status}", again=status in _AGAIN, after=seconds)
+            again = status in _AGAIN
+            raise FailedRequest(f"HTTP {status}", again=again, after=seconds, passing=again)
         return _text_of(response)
 
 

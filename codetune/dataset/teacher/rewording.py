@@ -80,8 +80,9 @@ class Teacher:
         An instruction that was worded before is not asked for again.
 
         Raises:
-            TeacherError: the endpoint refuses, or fails several times in a row; what it has
-                worded is kept.
+            TeacherError: the endpoint refuses, fails several times in a row or each time, or
+                does not answer a request however often it is asked. What it has worded is kept,
+                and a dataset that later runs would take as it is holds no passing failure.
         """
         order = sorted(range(len(pairs)), key=lambda number: pairs[number].digest)
         wanted = order[: self._options.most]  # of every kind, and the same ones in each run
@@ -120,6 +121,7 @@ class Teacher:
     def _ask_all(self, batches: Sequence[list[tuple[int, Pair]]]) -> dict[int, str]:
         done: dict[int, str] = {}
         in_a_row = 0
+        unanswered: Counter[str] = Counter()
         client = Client(self._options)
         with (
             ThreadPoolExecutor(self._options.parallel) as pool,
@@ -131,9 +133,13 @@ class Teacher:
                     self.outcome.requests += 1
                     if isinstance(found, FailedRequest):
                         self.outcome.failed[found.reason] += len(batch)
+                        if found.passing:
+                            unanswered[found.reason] += len(batch)
                         in_a_row += 1
                         if in_a_row == _MOST_FAILED:
-                            raise self._gave_up(found.reason)
+                            raise self._gave_up(
+                                f"failed {in_a_row} times in a row; the last time: {found.reason}"
+                            )
                         continue
                     in_a_row = 0
                     worded, usage = found
@@ -145,12 +151,21 @@ class Teacher:
             finally:
                 client.close()
                 pool.shutdown(wait=False, cancel_futures=True)
+        failed = self.outcome.failed
+        if failed and not done and not self.outcome.from_cache:
+            raise self._gave_up(f"worded nothing: {_counted(failed)}")
+        if unanswered:
+            raise self._gave_up(f"left instructions without an answer: {_counted(unanswered)}")
+        if failed:
+            self._progress.say(
+                "Instructions that the teacher could not word, which stay as they were: "
+                f"{_counted(failed)}."
+            )
         return done
 
-    def _gave_up(self, reason: str) -> TeacherError:
+    def _gave_up(self, what: str) -> TeacherError:
         return TeacherError(
-            f"The teacher at {self._options.url} failed {_MOST_FAILED} times in a row; the last "
-            f"time: {reason}.",
+            f"The teacher at {self._options.url} {what}.",
             advice="What it has worded so far is kept: run again to go on, or leave "
             "dataset.instructions.teacher.url out.",
         )
@@ -173,6 +188,10 @@ class Teacher:
         place = self._place(pair)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, {"instruction": instruction})
+
+
+def _counted(failed: Counter[str]) -> str:
+    return ", ".join(f"{reason} ({n})" for reason, n in failed.most_common())
 
 
 Worded = tuple[dict[int, str], Usage]

@@ -111,7 +111,8 @@ def test_a_failure_is_tried_again(tmp_path: Path, first: Reply, reason: str) -> 
         assert len(asked) == 2
     with endpoint(lambda *_: first) as (url, asked):
         made = teacher(url, tmp_path / "other", retries=1)
-        assert made.reword(PAIRS[:3]) == PAIRS[:3]  # as they were: no generic line
+        with pytest.raises(TeacherError, match=rf"worded nothing: {reason} \(3\)"):
+            made.reword(PAIRS[:3])
         assert made.outcome.failed == {reason: 3}
         assert len(asked) == 2
 
@@ -119,7 +120,8 @@ def test_a_failure_is_tried_again(tmp_path: Path, first: Reply, reason: str) -> 
 def test_a_teacher_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     with endpoint(lambda _, r: late(1.0, worded(r))) as (url, asked):
         made = teacher(url, tmp_path, timeout=0.1, retries=1)
-        assert made.reword(PAIRS[:2]) == PAIRS[:2]
+        with pytest.raises(TeacherError, match=r"worded nothing: timeout \(2\)"):
+            made.reword(PAIRS[:2])
         assert made.outcome.failed == {"timeout": 2}
         assert len(asked) == 2
 
@@ -129,14 +131,34 @@ def test_a_failed_batch_leaves_the_others_alone(tmp_path: Path) -> None:
         bad = "`f4`" in request["messages"][-1]["content"]
         return (400, {}, b"{}") if bad else worded(request)
 
+    heard = Listening()
     with endpoint(answer) as (url, asked):
-        made = teacher(url, tmp_path)
+        made = teacher(url, tmp_path, heard)
         result = made.reword(PAIRS)
     failed = made.outcome.failed["HTTP 400"]
     assert 1 <= failed <= 3
+    assert f"could not word, which stay as they were: HTTP 400 ({failed})" in heard.said[-1]
     assert sum(not p.teacher for p in result) == failed
     assert not result[4].teacher
     assert len(asked) == 3  # what the endpoint calls wrong is not sent again
+
+
+def test_a_passing_failure_is_not_taken_for_good(tmp_path: Path) -> None:
+    """A finished dataset would hold it for ever: the build stops, and the next one goes on."""
+
+    ill = [True]
+
+    def answer(_: int, request: dict[str, Any]) -> Reply:
+        busy = ill and "`f4`" in request["messages"][-1]["content"]
+        return (503, {}, b"busy") if busy else worded(request)
+
+    with endpoint(answer) as (url, asked):
+        with pytest.raises(TeacherError, match="without an answer: HTTP 503"):
+            teacher(url, tmp_path, retries=0).reword(PAIRS)
+        assert len(asked) == 3
+        ill.clear()
+        assert all(one.teacher for one in teacher(url, tmp_path).reword(PAIRS))
+        assert len(asked) == 4
 
 
 def test_a_hopeless_endpoint_stops_the_build(tmp_path: Path) -> None:
@@ -226,6 +248,7 @@ def test_our_own_server_is_a_teacher_and_its_nonsense_is_counted(
 ) -> None:
     """A model with random weights answers as OpenAI's API does, but not with JSON."""
     made = teacher(served, tmp_path, model="tiny", retries=1, most=1)
-    assert made.reword(PAIRS) == PAIRS
+    with pytest.raises(TeacherError, match="worded nothing"):
+        made.reword(PAIRS)
     assert sum(made.outcome.failed.values()) == 1
     assert set(made.outcome.failed) <= {"not JSON", "HTTP 400"}
