@@ -334,6 +334,7 @@ class _Build:
             return
         pairs = self.instructions.training(folder)
         refused = output.encode(self.instructions, self.base, pairs)
+        self.instructions.finish(folder)
         unfit = {reason: n for reason, n in refused.items() if reason not in CHOSEN}
         asked = output.counts["examples sft"] + sum(unfit.values())
         check_refused("sft", unfit, asked, self.options.refused_at_most)

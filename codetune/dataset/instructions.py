@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from codetune.dataset.catalogue import batches, read_documents
 from codetune.dataset.conversations import Conversations, Encoded, Refused
 from codetune.dataset.instruct.make import InstructionMaker, Made, read_pairs
+from codetune.dataset.instruct.output import InstructionFiles
 from codetune.dataset.instruct.pairs import Pair
 from codetune.dataset.leakage import Purged
-from codetune.dataset.review import Review
+from codetune.dataset.review import Review, instruction_row
 from codetune.dataset.table import ExamplesFile, columns_of, pack_rows
 from codetune.dataset.windows import WindowSet, telling_windows
 from codetune.models.prompts import Renderer
@@ -199,11 +200,41 @@ class Instructions:
         """The pairs that `write` chose for training."""
         return read_pairs(folder / _TRAINING)
 
+    def finish(self, folder: Path) -> None:
+        """Write the files for people anew where a review decided, once the pairs are tokenised.
+
+        Before that they hold the pairs as they were made: a decision is about these.
+        """
+        if not self._review.decisions:
+            return
+        made = (folder / _TRAINING).rename(folder / ".made.jsonl")
+        with InstructionFiles(folder) as files:
+            for pair in read_pairs(made):
+                if (row := _reviewed(pair, self._review)) is not None:
+                    files.add(row)
+        made.unlink()
+
     def validation(self, folder: Path, purged: Purged) -> Iterator[Pair]:
         """Pairs of the files that are held out for early stopping."""
         documents = purged.validation
         maker = self._maker(lambda: batches(iter(documents), _BATCH), Workers(1))
         yield from self._some(list(maker.pairs(folder)), self._options.instructions.heldout)
+
+
+def _reviewed(pair: Pair, review: Review) -> dict[str, Any] | None:
+    """The row of `sft.jsonl` as it was decided; None if it was dropped."""
+    example = pair.example()
+    decided = review.apply(example)
+    if decided is None:
+        return None
+    if decided is example or decided.messages is None:
+        return pair.row()
+    question = f"{pair.instruction}\n\n"
+    turns = []
+    for turn in decided.messages:
+        kept, text = turn["content"].startswith(question), turn["content"]
+        turns.append(turn | {"input": text.removeprefix(question) if kept else pair.input})
+    return pair.row() | instruction_row(turns, review.decisions[pair.id].where)
 
 
 def _held_out(purged: Purged) -> WindowSet:

@@ -7,11 +7,12 @@ last decision about an example counts. `codetune data review` writes it, buildin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from codetune.dataset.formats import LAYOUTS
 from codetune.errors import DatasetError
 from codetune.records import Example
 
@@ -105,6 +106,22 @@ class Review:
         if example.text is not None and decision.text is not None:
             return replace(example, text=decision.text)
         return example
+
+
+def instruction_row(messages: Sequence[dict[str, str]], where: str) -> dict[str, Any]:
+    """The texts of a row of `sft.jsonl` for an edited instruction; `where` names its decision.
+
+    Raises:
+        DatasetError: such a row cannot hold these messages.
+    """
+    try:
+        row = LAYOUTS["alpaca"].write(messages)
+    except DatasetError as error:
+        raise DatasetError(
+            f"{where}, field 'messages': {error.message}",
+            advice="Let questions and answers take turns, a question first and an answer last.",
+        ) from error
+    return {name: text for name, text in row.items() if text or name == "input"}
 
 
 def append_decision(path: Path, decision: Decision) -> None:

@@ -66,7 +66,7 @@ class InstructionMaker:
         made = Made()
         with InstructionFiles(folder) as files:
             for pair in self._worded(self.pairs(folder, made), made):
-                files.add(pair)
+                files.add(pair.row())
                 made.characters += pair.size
         return made
 

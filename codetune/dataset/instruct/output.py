@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from codetune.dataset.instruct.pairs import Pair
+_EDITED = ("system", "history")  # which only a review gives
 
 
 class InstructionFiles:
-    """Writes both files as the pairs come, which must be grouped by their kind."""
+    """Writes both files as the rows of pairs come, which must be grouped by their kind."""
 
     def __init__(self, folder: Path) -> None:
         self._rows = (folder / "sft.jsonl").open("w", encoding="utf-8")
@@ -23,20 +24,20 @@ class InstructionFiles:
     def __enter__(self) -> Self:
         return self
 
-    def add(self, pair: Pair) -> None:
-        """Write one pair to both files."""
-        row = pair.row()
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write the row of one pair to both files."""
         self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
         begin = ",\n"
-        if pair.kind != self._kind:
+        if row["kind"] != self._kind:
             close = "\n  ],\n" if self._kind else "\n"
-            begin, self._kind = f"{close}  {json.dumps(pair.kind)}: [\n", pair.kind
+            begin, self._kind = f"{close}  {json.dumps(row['kind'])}: [\n", row["kind"]
         # Lines as a list: JSON has no other way to show a text of several lines.
         shown = {
-            "instruction": pair.instruction,
-            "input": pair.input.split("\n") if pair.input else [],
-            "output": pair.output.split("\n"),
+            "instruction": row["instruction"],
+            "input": row["input"].split("\n") if row["input"] else [],
+            "output": row["output"].split("\n"),
             "source": row["source"],
+            **{name: row[name] for name in _EDITED if name in row},
         }
         text = json.dumps(shown, ensure_ascii=False, indent=2)
         self._readable.write(begin + textwrap.indent(text, "    "))

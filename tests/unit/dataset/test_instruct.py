@@ -445,6 +445,34 @@ def test_what_a_review_drops_is_not_refused(tmp_path: Path) -> None:
     assert again.summary["instructions_refused"]["a review dropped it"] == len(gone) - 1
 
 
+def test_a_review_holds_for_the_files_that_people_hand_on(tmp_path: Path) -> None:
+    before = dataset(tmp_path)
+    one, two, three, *_ = read_pairs(before / "sft.jsonl")
+    asked = {"role": "user", "content": f"{one.instruction}\n\nnew input"}
+    better = {"role": "assistant", "content": "Better."}
+    told = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}, better)
+    review = tmp_path / "review.jsonl"
+    append_decision(review, Decision(one.id, "edit", messages=(asked, better)))
+    append_decision(review, Decision(two.id, "drop"))
+    append_decision(review, Decision(three.id, "edit", messages=told))
+    after = dataset(tmp_path, review=str(review))
+    lines = [json.loads(line) for line in (after / "sft.jsonl").read_text().splitlines()]
+    assert lines[0] == one.row() | {"input": "new input", "output": "Better."}
+    edited = {"instruction": "Why?", "input": "", "output": "Better.", "system": "Be brief."}
+    assert lines[1] == three.row() | edited
+    assert len(lines) == sum(before.summary["instructions"].values()) - 1
+    readable = json.loads((after / "sft_readable.json").read_text())
+    shown = [row for rows in readable.values() for row in rows]
+    assert [row["output"] for row in shown] == [line["output"].split("\n") for line in lines]
+    assert shown[1]["system"] == "Be brief."
+    examples = {one.id: one for one in read_examples(after / "examples.parquet")}
+    assert two.id not in examples
+    assert not (after / ".made.jsonl").exists()
+    append_decision(review, Decision(one.id, "edit", messages=(asked, better, asked)))
+    with pytest.raises(DatasetError, match=r"review.jsonl, row 4, field 'messages': .* alpaca"):
+        dataset(tmp_path, review=str(review))
+
+
 def asking(kind: str, instruction: str, given: str) -> Pair:
     return Pair(kind, instruction, given, "It adds 7.", "r", "a.py", (0, 9), "MIT", "python")
 
