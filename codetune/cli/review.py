@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from codetune.dataset.inspection import check_edits
+from codetune.dataset.inspection import check_decisions
 from codetune.dataset.review import Decision, Review, append_decision, read_decisions
 from codetune.errors import DatasetError
 from codetune.records import Example
@@ -60,7 +60,7 @@ def export_sample(examples: Sequence[Example], file: Path) -> dict[str, int]:
 def import_decisions(source: Path, file: Path, dataset: Path) -> dict[str, int]:
     """Take over the rows that have a verdict; nothing is written if one of them is wrong."""
     decisions = read_decisions(source, undecided=True)
-    check_edits(decisions, dataset)
+    check_decisions(decisions, dataset)
     counts: Counter[str] = Counter()
     for decision in decisions:
         append_decision(file, decision)

@@ -13,7 +13,7 @@ import numpy as np
 
 from codetune.artifacts import open_artifact
 from codetune.dataset.conversations import Conversations, Encoded, Flags, Refused
-from codetune.dataset.review import EDIT_THE_SET, Decision
+from codetune.dataset.review import EDIT_THE_SET, Decision, instruction_row
 from codetune.dataset.table import read_examples
 from codetune.errors import DatasetError
 from codetune.models.prompts import Ids, Renderer
@@ -177,37 +177,47 @@ def _no_stream(dataset: Path, stream: str | None, streams: set[str]) -> DatasetE
     )
 
 
-def check_edits(decisions: Sequence[Decision], dataset: Path) -> None:
-    """See to it that building could apply every edit of an example of `dataset`.
+def check_decisions(decisions: Sequence[Decision], dataset: Path) -> None:
+    """See to it that building could honour every decision about `dataset`.
 
     Raises:
         DatasetError: it could not; the row and the field are named.
     """
     edits = {one.id: one for one in decisions if one.verdict == "edit"}
-    if not edits:
-        return
+    unknown = {one.id: one.where for one in reversed(decisions)}
     texts: dict[str, str] = {}
     for example in read_examples(_examples_of(dataset)):
-        edit = edits.get(example.id)
-        if edit is None:
-            continue
-        given = "messages" if edit.text is None else "text"
-        where = f"{edit.where}, field '{given}'"
-        if example.stream in CODE_STREAMS:
-            raise DatasetError(
-                f"{where}: {edit.id} is a part of the file {example.source.path}, "
-                "which cannot be edited here.",
-                advice="Change the file in the repository, or give the verdict keep or drop.",
-            )
-        wanted = "messages" if example.messages is not None else "text"
-        if getattr(edit, wanted) is None:
-            raise DatasetError(f"{where}: an edit of {edit.id} needs the field '{wanted}'.")
-        if example.text is not None and texts.setdefault(edit.id, example.text) != example.text:
-            raise DatasetError(
-                f"{where}: {edit.id} is one of several pieces of a text that is longer than the "
-                "window, and would replace them all.",
-                advice=EDIT_THE_SET,
-            )
+        unknown.pop(example.id, None)
+        if edit := edits.get(example.id):
+            _check_edit(edit, example, texts)
+    for name, where in reversed(unknown.items()):
+        raise DatasetError(
+            f"{where}, field 'id': {dataset} has no example {name!r}.",
+            advice="Name the dataset that these rows were exported from.",
+        )
+
+
+def _check_edit(edit: Decision, example: Example, texts: dict[str, str]) -> None:
+    """`texts` are those of the edited examples that came before."""
+    given = "messages" if edit.text is None else "text"
+    where = f"{edit.where}, field '{given}'"
+    if example.stream in CODE_STREAMS:
+        raise DatasetError(
+            f"{where}: {edit.id} is a part of the file {example.source.path}, "
+            "which cannot be edited here.",
+            advice="Change the file in the repository, or give the verdict keep or drop.",
+        )
+    wanted = "messages" if example.messages is not None else "text"
+    if getattr(edit, wanted) is None:
+        raise DatasetError(f"{where}: an edit of {edit.id} needs the field '{wanted}'.")
+    if example.stream == "sft" and edit.messages is not None:
+        instruction_row(edit.messages, edit.where)
+    if example.text is not None and texts.setdefault(edit.id, example.text) != example.text:
+        raise DatasetError(
+            f"{where}: {edit.id} is one of several pieces of a text that is longer than the "
+            "window, and would replace them all.",
+            advice=EDIT_THE_SET,
+        )
 
 
 def _examples_of(dataset: Path) -> Path:

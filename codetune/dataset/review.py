@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from codetune.dataset.formats import LAYOUTS
+from codetune.dataset.formats import LAYOUTS, LayoutName
+from codetune.dataset.formats.layouts import Fields
+from codetune.dataset.formats.problems import RowError
 from codetune.errors import DatasetError
 from codetune.records import Example
 
@@ -156,23 +158,21 @@ def read_decisions(path: Path, *, undecided: bool = False) -> list[Decision]:
 
 
 def _text(row: Mapping[str, Any], where: str) -> str | None:
-    text = row.get("text")
-    if text is not None and not isinstance(text, str):
-        raise DatasetError(f"{where}, field 'text': text was expected.")
-    return text
+    return None if row.get("text") is None else str(_read("text", row, where))
 
 
 def _messages(row: Mapping[str, Any], where: str) -> tuple[dict[str, str], ...] | None:
-    messages = row.get("messages")
-    if messages is None:
+    if row.get("messages") is None:
         return None
-    if not isinstance(messages, list):
-        raise DatasetError(f"{where}, field 'messages': a list was expected.")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not all(
-            isinstance(message.get(name), str) for name in ("role", "content")
-        ):
-            raise DatasetError(
-                f"{where}, field 'messages[{number}]': role and content have to be texts."
-            )
+    messages = _read("messages", {"messages": row["messages"]}, where)
+    if not any(message["role"] == "user" for message in messages):
+        raise DatasetError(f"{where}, field 'messages': holds no question (no turn of the user).")
     return tuple(messages)
+
+
+def _read(layout: LayoutName, row: Mapping[str, Any], where: str) -> Any:
+    """What the row says, checked as that of a set."""
+    try:
+        return LAYOUTS[layout].read(Fields(row, {}))
+    except RowError as error:
+        raise DatasetError(f"{where}, field '{error.field}': {error.message}.") from error

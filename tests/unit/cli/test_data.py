@@ -133,6 +133,10 @@ def test_review_by_file(dataset: Path, tmp_path: Path) -> None:
         run("review", *arguments, "--import", lines(out, *rows))
     assert not file.exists()
     rows[2]["verdict"] = "keep"
+    stray = {"id": "nowhere", "verdict": "drop"}
+    with pytest.raises(CodetuneError, match=r"row 5, field 'id': .* has no example 'nowhere'"):
+        run("review", *arguments, "--import", lines(out, *rows, stray))
+    assert not file.exists()
     done = run("review", *arguments, "--import", lines(out, *rows), "--json")
     assert json.loads(done.stdout) == {"drop": 1, "edit": 1, "keep": 1}
     assert [json.loads(line)["verdict"] for line in file.read_text().splitlines()] == [

@@ -20,6 +20,7 @@ from codetune.cli.options import data_settings
 from codetune.dataset.build import build
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.heldout import Scored
+from codetune.dataset.inspection import check_decisions
 from codetune.dataset.instruct.config import InstructionOptions
 from codetune.dataset.instruct.diffs import unified, unmarked
 from codetune.dataset.instruct.filters import reason_against
@@ -29,7 +30,7 @@ from codetune.dataset.instruct.select import Pool
 from codetune.dataset.instructions import Encoding, Instructions
 from codetune.dataset.leakage import Purged, decoded
 from codetune.dataset.replay import replay_documents
-from codetune.dataset.review import Decision, Review, append_decision
+from codetune.dataset.review import Decision, Review, append_decision, read_decisions
 from codetune.dataset.split import Candidate
 from codetune.dataset.table import read_examples
 from codetune.dataset.windows import WindowSet, telling_windows
@@ -471,6 +472,8 @@ def test_a_review_holds_for_the_files_that_people_hand_on(tmp_path: Path) -> Non
     append_decision(review, Decision(one.id, "edit", messages=(asked, better, asked)))
     with pytest.raises(DatasetError, match=r"review.jsonl, row 4, field 'messages': .* alpaca"):
         dataset(tmp_path, review=str(review))
+    with pytest.raises(DatasetError, match=r"review.jsonl, row 4, field 'messages': .* alpaca"):
+        check_decisions(read_decisions(review), before.path)
 
 
 def asking(kind: str, instruction: str, given: str) -> Pair:

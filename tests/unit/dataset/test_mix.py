@@ -13,7 +13,7 @@ import pytest
 
 from codetune.dataset.config import DatasetOptions
 from codetune.dataset.conversations import Conversations
-from codetune.dataset.inspection import check_edits
+from codetune.dataset.inspection import check_decisions
 from codetune.dataset.manifest import Own, manifest
 from codetune.dataset.mix import Mixture, inputs_of
 from codetune.dataset.review import Decision, Review, append_decision
@@ -307,14 +307,19 @@ def test_a_text_in_pieces_is_not_edited_by_one_of_them(tmp_path: Path) -> None:
     edits = [Decision(name, "edit", text="Better.", where="row 1") for name in (short, long)]
     file = tmp_path / "review.jsonl"
     append_decision(file, edits[0])
-    check_edits(edits[:1], before.folder)
+    check_decisions(edits[:1], before.folder)
     after = Made(tmp_path / "out2", mix, review=str(file))
     assert "Better." in {example.text for example in after.examples}
     append_decision(file, edits[1])
     with pytest.raises(DatasetError, match=r"row 1, field 'text': .* several pieces"):
-        check_edits(edits, before.folder)
+        check_decisions(edits, before.folder)
     with pytest.raises(DatasetError, match="longer than the window"):
         Made(tmp_path / "out3", mix, review=str(file))
+
+
+def edit_row(**turns: str) -> str:
+    messages = [{"role": role, "content": text} for role, text in turns.items()]
+    return json.dumps({"id": "a", "verdict": "edit", "messages": messages})
 
 
 @pytest.mark.parametrize(
@@ -327,6 +332,11 @@ def test_a_text_in_pieces_is_not_edited_by_one_of_them(tmp_path: Path) -> None:
         ('{"id": "a", "verdict": "edit"}', "an edit needs"),
         ('{"id": "a", "verdict": "edit", "messages": [{"role": "user"}]}', r"messages\[1\]"),
         ('{"id": "a", "verdict": "edit", "text": 7}', "field 'text'"),
+        ('{"id": "a", "verdict": "edit", "text": " "}', "field 'text': is empty"),
+        (edit_row(user="?", alien="!"), r"row 1, field 'messages\[2\]': has the role 'alien'"),
+        (edit_row(user="?", assistant=" "), r"field 'messages\[2\].content': is empty"),
+        (edit_row(user="?"), "field 'messages': holds no answer"),
+        (edit_row(system="Be brief.", assistant="!"), "field 'messages': holds no question"),
     ],
 )
 def test_a_broken_review_is_named(line: str, message: str, tmp_path: Path) -> None:
