@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -113,8 +115,11 @@ class Client:
             "temperature": self._options.temperature,
             "max_tokens": 200 * self._options.batch,
         }
+        until = time.monotonic() + self._options.timeout
+        url = f"{self._options.url}/chat/completions"
         try:
-            response = self._http.post(f"{self._options.url}/chat/completions", json=body)
+            with self._http.stream("POST", url, json=body) as response:
+                content = _content(response, until)
         except httpx.TimeoutException as error:
             raise FailedRequest("timeout", passing=True) from error
         except httpx.ConnectError as error:
@@ -123,8 +128,9 @@ class Client:
             raise FailedRequest("broken connection", passing=True) from error
         status = response.status_code
         if status in _HOPELESS:
+            said = _said(content) or response.reason_phrase
             raise TeacherError(
-                f"{self._options.host} refuses the request (HTTP {status}): {_said(response)}",
+                f"{self._options.host} refuses the request (HTTP {status}): {said}",
                 advice="Check the teacher's url, model and key_variable.",
             )
         if status != 200:
@@ -132,15 +138,30 @@ class Client:
             seconds = float(after) if after.isdigit() else None
             again = status in _AGAIN
             raise FailedRequest(f"HTTP {status}", again=again, after=seconds, passing=again)
-        return _text_of(response)
+        return _text_of(content)
 
 
-def _text_of(response: httpx.Response) -> tuple[str, Usage]:
+def _content(response: httpx.Response, until: float) -> bytes:
+    """What the endpoint sends until the clock says `until`; no more than a little above the limit.
+
+    httpx's own timeout is for each read alone: a byte now and then would keep it waiting for ever.
+    """
+    content = b""
+    for part in response.iter_bytes():
+        content += part
+        if len(content) > _LARGEST_ANSWER:
+            break
+        if time.monotonic() > until:
+            raise FailedRequest("timeout", passing=True)
+    return content
+
+
+def _text_of(content: bytes) -> tuple[str, Usage]:
     """The answer's text in OpenAI's form of a chat completion."""
-    if len(response.content) > _LARGEST_ANSWER:
+    if len(content) > _LARGEST_ANSWER:
         raise FailedRequest("answer too large", again=False)
     try:
-        body: Any = response.json()
+        body: Any = json.loads(content)
         text = body["choices"][0]["message"]["content"]
         usage = body.get("usage") or {}
         counted = Usage(int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
@@ -151,9 +172,9 @@ def _text_of(response: httpx.Response) -> tuple[str, Usage]:
     return text, counted
 
 
-def _said(response: httpx.Response) -> str:
-    """What the endpoint says about an error, shortened."""
+def _said(content: bytes) -> str:
+    """What the endpoint says about an error, shortened; empty if it says nothing readable."""
     try:
-        return str(response.json()["error"]["message"])[:200]
+        return str(json.loads(content)["error"]["message"])[:200]
     except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
+        return ""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = tuple[int, dict[str, str], bytes]
+Reply = tuple[int, dict[str, str], bytes | Iterable[bytes]]
 
 
 def chat(content: str) -> Reply:
@@ -45,9 +45,11 @@ def endpoint(answer: Callable[[int, dict[str, Any]], Reply]) -> Iterator[tuple[s
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("content-length", str(len(body)))
+                if isinstance(body, bytes):
+                    self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                for part in [body] if isinstance(body, bytes) else body:
+                    self.wfile.write(part)
             except (BrokenPipeError, ConnectionResetError):
                 return  # it did not wait for the answer
 
@@ -63,6 +65,13 @@ def endpoint(answer: Callable[[int, dict[str, Any]], Reply]) -> Iterator[tuple[s
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def dripping(parts: int, part: bytes, pause: float) -> Iterator[bytes]:
+    """A body in many parts, each sent when the one before it was taken."""
+    for _ in range(parts):
+        yield part
+        time.sleep(pause)
 
 
 def late(seconds: float, reply: Reply) -> Reply:

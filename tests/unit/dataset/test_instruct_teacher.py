@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
 from codetune.serving.engines.local import LocalEngine
-from tests.unit.dataset.teachers import Reply, chat, endpoint, late, worded
+from tests.unit.dataset.teachers import Reply, chat, dripping, endpoint, late, worded
 from tests.unit.serving.tiny_models import make_base
 
 
@@ -124,6 +125,29 @@ def test_a_teacher_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
             made.reword(PAIRS[:2])
         assert made.outcome.failed == {"timeout": 2}
         assert len(asked) == 2
+
+
+def test_the_timeout_is_for_the_whole_request(tmp_path: Path) -> None:
+    with endpoint(lambda *_: (200, {}, dripping(80, b" ", 0.05))) as (url, _):
+        made = teacher(url, tmp_path, timeout=0.3, retries=0)
+        started = time.monotonic()
+        with pytest.raises(TeacherError, match="timeout"):
+            made.reword(PAIRS[:2])
+    assert time.monotonic() - started < 2
+
+
+def test_an_answer_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    def parts() -> Iterator[bytes]:
+        for part in dripping(200, b" " * 1_000_000, 0):
+            sent.append(part)
+            yield part
+
+    large = 200, {}, parts()
+    with endpoint(lambda *_: large) as (url, _), pytest.raises(TeacherError, match="too large"):
+        teacher(url, tmp_path).reword(PAIRS[:2])
+    assert len(sent) < 100
 
 
 def test_a_failed_batch_leaves_the_others_alone(tmp_path: Path) -> None:
