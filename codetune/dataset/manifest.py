@@ -18,6 +18,7 @@ class Mixed:
     digest: str  # SHA-256 of the set's files
     rows: int = 0  # that could be read, without exact copies
     dropped: Counter[str] = field(default_factory=Counter)
+    refused: list[str] = field(default_factory=list)  # where rows stand that do not fit, and why
     shortened: Counter[str] = field(default_factory=Counter)
     examples: int = 0  # in training, each counted once
     tokens: int = 0

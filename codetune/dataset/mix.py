@@ -28,7 +28,7 @@ from codetune.dataset.conversations import Conversations, Refused
 from codetune.dataset.encoded import Encoder
 from codetune.dataset.formats import Problems, digest_of_set, left_out_of, read_set
 from codetune.dataset.manifest import Mixed
-from codetune.dataset.refusals import check_refused
+from codetune.dataset.refusals import SHOWN, check_refused
 from codetune.dataset.review import EDIT_THE_SET, Review
 from codetune.dataset.spool import Catalogue, Piece, Rows, Spool
 from codetune.dataset.table import ExamplesFile
@@ -158,7 +158,7 @@ class Mixture:
             for why, n in stream.dropped.items()
             if why.startswith(_REFUSED)
         }
-        check_refused(stream.name, refused, done, self.options.refused_at_most)
+        check_refused(stream.name, refused, done, self.options.refused_at_most, stream.refused)
 
     def _encode_ranks(self, lot: Lot, first: int, last: int) -> None:
         """Encode the rows of ranks first..last."""
@@ -217,6 +217,9 @@ class Mixture:
         made = self._pieces(reviewed)
         if isinstance(made, Refused):
             stream.dropped[_REFUSED + made.reason] += 1
+            if len(stream.refused) < SHOWN:
+                source = example.source
+                stream.refused.append(f"{source.path}, row {source.span[0]}: {made.reason}")
             return
         if signature is not None:
             self._similar.add(stream.name, signature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -245,9 +246,24 @@ def test_answers_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"20 of 60 .* 'a' .* does not fit the window") as error:
         Made(tmp_path / "out", mix)
     assert "refused_at_most" in error.value.advice
+    assert "dataset.window" in error.value.advice and "template" not in error.value.advice
+    places = error.value.message.splitlines()[1:]
+    rows_named = [
+        re.fullmatch(r"  a.jsonl, row (\d+): the answer does not .*", x) for x in places[:-1]
+    ]
+    assert len(rows_named) == 5 and all(row and int(row[1]) > 40 for row in rows_named)
+    assert places[-1] == "  … 15 more"
     made = Made(tmp_path / "out2", mix, refused_at_most=0.5)
     assert made.streams[0].dropped["not encoded: the answer does not fit the window"] == 20
     assert made.streams[0].examples <= 40
+
+
+def test_rows_without_a_question_are_not_helped_by_a_window(tmp_path: Path) -> None:
+    alone = [{"messages": [{"role": "assistant", "content": f"Say {n}."}]} for n in range(9)]
+    mix = [{"name": "a", "path": jsonl(tmp_path / "a.jsonl", alone), "share": 0.3}]
+    with pytest.raises(DatasetError, match=r"no question \(9\)") as error:
+        Made(tmp_path / "out", mix)
+    assert error.value.advice == "Mend these rows, or allow it: dataset.refused_at_most."
 
 
 def test_bad_rows(tmp_path: Path) -> None:
