@@ -95,9 +95,19 @@ def _answer(example: Example) -> str:
     editable = example.messages is not None
     while True:
         click.secho(f"\n{_ASKED if editable else _ASKED.replace('  [e]dit', '')}", dim=True)
-        answer = _KEYS.get(click.getchar().lower(), "")
+        answer = _KEYS.get(_key().lower(), "")
         if answer and (editable or answer != "edit"):
             return answer
+
+
+def _key() -> str:
+    try:
+        return click.getchar()
+    except OSError as error:  # neither standard input nor /dev/tty is a terminal
+        raise click.UsageError(
+            "There is no terminal to ask in. Write the sample to a file (--export FILE), put "
+            "verdicts into its rows, and take them over (--import FILE)."
+        ) from error
 
 
 def _edited(example: Example) -> Decision | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,18 @@ def test_review_in_the_terminal(dataset: Path, tmp_path: Path) -> None:
     assert len(file.read_text().splitlines()) == 3
     fim = run(*arguments, "--stream", "fim", keys="ekq")  # an example that nobody can edit
     assert "1 keep" in fim.output
+
+
+def test_review_without_a_terminal(dataset: Path, tmp_path: Path) -> None:
+    """A session of its own has none, as cron and CI have none."""
+    done = subprocess.run(
+        [sys.executable, "-m", "codetune", "data", "review", str(dataset)],
+        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        start_new_session=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--export" in done.stderr and "--import" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_edit_in_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
