@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,17 +13,21 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.progress import Progress as Bars
+from rich.progress import Progress as RichProgress
 from rich.progress import Task as BarTask
+from rich.table import Column, Table
 from rich.text import Text
 
 from codetune.progress import Progress, Quiet, Task
+
+_ROOM_FOR_ALL = 100  # columns of a terminal that shows rate and elapsed time, too
 
 
 class _Rate(TextColumn):
@@ -40,24 +44,47 @@ class _Rate(TextColumn):
         return Text(f"{_short(speed)} {unit}/s", style="dim")
 
 
+class _Note(TextColumn):
+    """What a task says beside its bar, in one line; it ends in "…" where there is no room."""
+
+    def __init__(self) -> None:
+        super().__init__("", table_column=Column())
+
+    def render(self, task: BarTask) -> Text:
+        note = str(task.fields.get("note", ""))
+        return Text(note, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class _Bars(RichProgress):
+    """Bars that fit the terminal: bar and note shrink, what counts is never cut."""
+
+    def __init__(self, console: Console) -> None:
+        self._terminal = console
+        self._if_wide = (_Rate(), TimeElapsedColumn(table_column=Column(no_wrap=True)))
+        self._all: tuple[str | ProgressColumn, ...] = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            *self._if_wide,
+            TextColumn("left"),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            _Note(),
+        )
+        super().__init__(*self._all, console=console, transient=True)
+
+    def make_tasks_table(self, tasks: Iterable[BarTask]) -> Table:
+        wide = self._terminal.width >= _ROOM_FOR_ALL  # a window may change its size meanwhile
+        self.columns = tuple(one for one in self._all if wide or one not in self._if_wide)
+        return super().make_tasks_table(tasks)
+
+
 class TerminalSink:
     """Bars on standard error; a bar appears only when its work takes a moment."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bars = Bars(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
+        self.bars = _Bars(console)
         self.shown: dict[int, TaskID] = {}
 
     def start(self, task: Task) -> None:
