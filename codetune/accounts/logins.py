@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from codetune.accounts import audit
 from codetune.accounts.audit import Origin
 from codetune.accounts.config import AccountOptions
+from codetune.accounts.door import Door
 from codetune.accounts.passwords import hashed, is_outdated, matches
 from codetune.accounts.secret import signing_secret
 from codetune.accounts.tokens import PREFIX, digest_of
@@ -53,6 +54,7 @@ class Logins:
 
     def __init__(self, database: Database, home: Path, options: AccountOptions) -> None:
         self.database, self.options = database, options
+        self.door = Door(database)
         self._secret = signing_secret(home)
 
     def log_in(self, name: str, password: str, origin: Origin) -> tuple[Actor, str, int]:

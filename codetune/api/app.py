@@ -49,19 +49,17 @@ def create_app(
     *,
     hosts: Iterable[str] = LOOPBACK,
     logins: Logins | None = None,
-    login: bool = False,
     log: CompletionLog | None = None,
     workspace: Workspace | None = None,
     usage: UsageBook | None = None,
 ) -> FastAPI:
     """The application that serves `completer`; `hosts` are the names it may be called by.
 
-    With `logins` there are accounts; with `login` nobody is served without one. `log` keeps
-    what editors say of completions. With a `workspace` there is the management surface. `usage`
-    hears of every request that a model answered.
+    With `logins` there are accounts; from the first administrator on nobody is served without
+    one. `log` keeps what editors say of completions. With a `workspace` there is the management
+    surface. `usage` hears of every request that a model answered.
     """
     app = FastAPI(title="codetune", version=__version__, docs_url=None, redoc_url=None)
-    app.state.login = login
     tables: list[Access] = [ACCESS]
     log = log or MemoryLog()
     front = Front(completer, log)
@@ -87,7 +85,7 @@ def create_app(
     app.add_exception_handler(ClientGoneError, _nobody)
     app.add_exception_handler(ClientDisconnect, _nobody)  # before all of its request was here
     permissions = Permissions(tables)
-    app.add_middleware(Gate, permissions=permissions, logins=logins, login=login)
+    app.add_middleware(Gate, permissions=permissions, logins=logins)
     app.add_middleware(Guard, hosts=tuple(hosts))
     app.add_middleware(Watch, route_of=permissions.route, begun=traffic.begun, ended=ended)
     return app

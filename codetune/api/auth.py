@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from codetune.api.errors import failure_of
 from codetune.api.guard import answer
 from codetune.api.permissions import Level, Permissions
-from codetune.errors import AccessError, ForbiddenError, LoginError, NotFoundError
+from codetune.errors import AccessError, ForbiddenError, LoginError, NotFoundError, StoreError
 from codetune.registry.access import LOCAL, Actor, may, require_role
 
 if TYPE_CHECKING:
@@ -29,21 +29,16 @@ _HEADERS = (b"x-api-key", b"api-key")  # besides `Authorization: Bearer …`
 class Gate:
     """ASGI middleware: names the actor of a request, and refuses what they may not call.
 
-    Without `login`, whoever reaches the server is this machine's user, unless they bring a
-    login or a token that is known; editors send any key.
+    As long as no administrator has shut the door, whoever reaches the server is this machine's
+    user, unless they bring a login or a token that is known; editors send any key.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, permissions: Permissions, logins: Logins | None, login: bool
-    ) -> None:
-        if login and logins is None:
-            raise ValueError("there are no accounts to log in with")
-        self._app = app
-        self._permissions, self._logins, self._login = permissions, logins, login
+    def __init__(self, app: ASGIApp, *, permissions: Permissions, logins: Logins | None) -> None:
+        self._app, self._permissions, self._logins = app, permissions, logins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            if scope["type"] == "websocket" and self._login:
+            if scope["type"] == "websocket" and await self._must_log_in(scope, None):
                 await send({"type": "websocket.close", "code": 1008})
                 return
             await self._app(scope, receive, send)
@@ -51,28 +46,37 @@ class Gate:
         state = scope.setdefault("state", {})
         level = self._permissions.of(scope["method"], scope["path"])
         try:
-            state["actor"] = await self._actor(scope, level)
-            self._check(state["actor"], level, scope)
-        except AccessError as error:
+            login = await self._must_log_in(scope, level)
+            state["actor"] = await self._actor(scope, level, login)
+            self._check(state["actor"], level, scope, login)
+        except (AccessError, StoreError) as error:
             await answer(failure_of(error, state.get("request_id", "")), scope, send)
             return
         await self._app(scope, receive, send)
 
-    async def _actor(self, scope: Scope, level: Level | None) -> Actor | None:
+    async def _must_log_in(self, scope: Scope, level: Level | None) -> bool:
+        if self._logins is None:
+            return False
+        door = self._logins.door
+        if door.is_due and (level != "public" or _is_remote(scope)):
+            return await run_in_threadpool(door.look)
+        return door.shut  # /health answers here while the database is away
+
+    async def _actor(self, scope: Scope, level: Level | None, login: bool) -> Actor | None:
         credential = _credential(scope) if level != "public" else None
         if credential is not None and self._logins is not None:
             try:
                 return await run_in_threadpool(self._logins.identify, credential)
             except LoginError:
-                if self._login:
+                if login:
                     raise
-        return None if self._login else LOCAL
+        return None if login else LOCAL
 
-    def _check(self, actor: Actor | None, level: Level | None, scope: Scope) -> None:
-        if not self._login and _is_remote(scope):
+    def _check(self, actor: Actor | None, level: Level | None, scope: Scope, login: bool) -> None:
+        if not login and _is_remote(scope):
             raise ForbiddenError(
                 "This server has no accounts, so it answers its own machine only.",
-                advice="Make one, and start it again: codetune users add NAME",
+                advice="Make one: codetune users add NAME",
             )
         if level == "public":
             return

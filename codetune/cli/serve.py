@@ -128,7 +128,6 @@ def serve(
       codetune users add ada && codetune serve --host 0.0.0.0
     """
     from codetune.accounts.logins import Logins
-    from codetune.accounts.users import have_admin
     from codetune.api.app import create_app
     from codetune.api.guard import ANY_HOST, LOOPBACK
     from codetune.api.logs import logging_to
@@ -164,9 +163,8 @@ def serve(
         Database.open(database) as opened,
     ):
         opened.bind()
-        with opened.session() as session:
-            login = have_admin(session)
         logins = Logins(opened, home(), project.accounts)
+        login = logins.door.look()
         with listen(host, port, public=login) as listener:
             completer, usage = local_completer(options, Owners(opened)), UsageBook(opened)
             try:
@@ -177,7 +175,6 @@ def serve(
                     completer,
                     hosts=names if is_loopback(host) else {ANY_HOST},
                     logins=logins,
-                    login=login,
                     log=StoredLog(opened, keep_texts=options.keep_texts),
                     workspace=Workspace.of(opened, home(), job_options(home())),
                     usage=usage,

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 
 from codetune.accounts.sealed import opened
-from codetune.accounts.users import actor_of
+from codetune.accounts.users import actor_of, have_admin
 from codetune.accounts.vault import Vault
 from codetune.errors import BadRequestError, LoginError, SourceError, StoreError
 from codetune.registry.access import LOCAL, Actor, may
@@ -36,9 +36,8 @@ _ADDRESSES = ("clone_url", "ssh_url", "git_url", "html_url")
 class Webhooks:
     """What hosts of repositories may ask for."""
 
-    def __init__(self, workspace: Workspace, *, login: bool) -> None:
-        """`login`: this machine's own user takes no part where everybody logs in."""
-        self._work, self._login = workspace, login
+    def __init__(self, workspace: Workspace) -> None:
+        self._work = workspace
         self._vault = Vault(workspace.home)
         self._orders = Orders(workspace)
 
@@ -63,11 +62,14 @@ class Webhooks:
         return [job for actor in actors for job in self._queue(actor, names)]
 
     def _signers(self, body: bytes, signature: str) -> Sequence[Actor]:
-        """Everybody is compared with, whoever it was, each in constant time."""
+        """Everybody is compared with, whoever it was, each in constant time.
+
+        This machine's own user takes no part where everybody logs in.
+        """
         wanted = select(Setting, User).join(User, User.id == Setting.owner_id)
         with self._work.database.session() as session:
             rows = session.execute(wanted.where(Setting.name == WEBHOOK_SECRET)).all()
-            actors = []
+            actors, login = [], have_admin(session)
             for setting, user in rows:
                 try:
                     secret = opened(self._vault, setting)
@@ -77,7 +79,7 @@ class Webhooks:
                 digest = hmac.new(secret.encode(), body, hashlib.sha256)
                 made = f"sha256={digest.hexdigest()}"
                 same = hmac.compare_digest(made.encode(), signature.encode("utf-8", "replace"))
-                if same and not user.disabled and not (self._login and user.id == LOCAL.id):
+                if same and not user.disabled and not (login and user.id == LOCAL.id):
                     actors.append(LOCAL if user.id == LOCAL.id else actor_of(session, user))
         return [actor for actor in actors if may(actor, "create")]
 

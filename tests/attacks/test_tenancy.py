@@ -114,7 +114,7 @@ def server(home: Path, base: BaseModel, engine: LocalEngine, people: People) -> 
 
 
 def ask(server: Completer, people: People, name: str | None, *asks: Any) -> list[httpx.Response]:
-    app = create_app(server, hosts=["codetune.test"], logins=people.logins, login=True)
+    app = create_app(server, hosts=["codetune.test"], logins=people.logins)
 
     async def send() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))

@@ -102,7 +102,7 @@ def _logging_in(router: APIRouter, logins: Logins) -> None:
     @router.post("/register/", status_code=201, openapi_extra=_REGISTRATION)
     async def register(request: Request) -> Response:
         """Make oneself an account, where that is allowed; JSON or a form."""
-        if not (logins.options.registration or not request.app.state.login):
+        if not logins.options.registration and await run_in_threadpool(logins.door.look):
             raise ForbiddenError(
                 "Nobody can register here.", advice="Ask an administrator for an account."
             )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from codetune.accounts import audit, teams, users
+from codetune.accounts.door import Door
 from codetune.accounts.logins import Logins
 from codetune.accounts.passwords import LONGEST
 from codetune.api.auth import actor_of, origin_of
@@ -90,14 +91,14 @@ class Entry(BaseModel):
 def routes(logins: Logins) -> APIRouter:
     """The routes of an administrator."""
     router = APIRouter(prefix="/api/v1", tags=["people"], responses=refusals(409, 429))
-    _users(router, logins.database)
+    _users(router, logins.database, logins.door)
     _teams(router, logins.database)
     _audit(router, logins.database)
     return router
 
 
-def _users(router: APIRouter, database: Database) -> None:
-    """Accounts."""
+def _users(router: APIRouter, database: Database, door: Door) -> None:
+    """Accounts; the first administrator among them shuts the door."""
 
     @router.get("/users")
     def list_users(request: Request) -> list[UserSeen]:
@@ -109,7 +110,8 @@ def _users(router: APIRouter, database: Database) -> None:
         with database.write() as session:
             row = users.add_user(session, body.name, body.password, body.role)
             _record(session, request, "user.add", row.name, role=row.role)
-            return _user(row)
+        door.look_again()
+        return _user(row)
 
     @router.patch("/users/{user_id}")
     def change_user(request: Request, user_id: str, body: UserChange) -> UserSeen:
@@ -125,7 +127,8 @@ def _users(router: APIRouter, database: Database) -> None:
                 users.set_password(row, body.password)
                 _record(session, request, "user.password", row.name)
             session.flush()
-            return _user(row)
+        door.look_again()
+        return _user(row)
 
 
 def _teams(router: APIRouter, database: Database) -> None:

@@ -81,7 +81,7 @@ def routes(workspace: Workspace) -> APIRouter:
     ) -> Queued:
         """A push: the sources that are this repository are read again."""
         body = await request.body()
-        webhooks = Webhooks(workspace, login=request.app.state.login)
+        webhooks = Webhooks(workspace)
         jobs = await run_in_threadpool(webhooks.receive, body, signature, event)
         return Queued(job_ids=[job.id for job in jobs])
 

@@ -55,8 +55,7 @@ class Office:
         self.app: FastAPI = create_app(
             completer,
             hosts=["codetune.test"],
-            logins=people.logins,
-            login=login,
+            logins=people.logins if login else None,
             workspace=self.workspace,
         )
 

@@ -51,7 +51,6 @@ class Served:
         app = create_app(
             self.completer,
             logins=self.people.logins,
-            login=True,
             log=StoredLog(self.database, remains=remains),
             workspace=Workspace.of(self.database, self.home),
             usage=self.usage,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from codetune.accounts.config import AccountOptions
 from codetune.accounts.logins import Logins
 from codetune.api.app import create_app
 from codetune.api.permissions import Permissions
+from codetune.errors import StoreError
 from codetune.registry.access import ROLES, SCOPES
 from codetune.registry.cards import Registry
 from codetune.registry.ownership import Owners
@@ -26,6 +28,7 @@ from codetune.serving.catalog import Catalog
 from codetune.serving.complete import Completer
 from codetune.serving.config import ServingOptions
 from codetune.serving.engines.local import LocalEngine
+from codetune.store.database import Database
 from codetune.store.users import User
 from codetune.workspace.workspace import Workspace
 from tests.accounts import PASSWORD, People
@@ -52,9 +55,19 @@ def app(completer: Completer, people: People, tmp_path: Path) -> FastAPI:
         completer,
         hosts=["codetune.test"],
         logins=people.logins,
-        login=True,
         workspace=Workspace.of(people.logins.database, tmp_path / "home"),
     )
+
+
+def _url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'nobody.db'}"
+
+
+@pytest.fixture
+def nobody(tmp_path: Path, cheap_passwords: None) -> Iterator[Logins]:
+    """The accounts of a machine on which none has been made."""
+    with Database.open(_url(tmp_path)) as database:
+        yield Logins(database, tmp_path, AccountOptions())
 
 
 def call(app: FastAPI, *requests: httpx.Request, client: str = "127.0.0.1") -> list[httpx.Response]:
@@ -268,9 +281,9 @@ def test_the_openapi_document_names_every_status_of_accounts(app: FastAPI) -> No
 
 @pytest.mark.parametrize("as_form", [True, False])
 def test_on_ones_own_machine_anybody_registers_and_logs_in(
-    completer: Completer, people: People, as_form: bool
+    completer: Completer, nobody: Logins, as_form: bool
 ) -> None:
-    app = create_app(completer, hosts=["codetune.test"], logins=people.logins)
+    app = create_app(completer, hosts=["codetune.test"], logins=nobody)
     site, account = "http://codetune.test", {"username": "Zoe", "password": PASSWORD}
     more = {"data": account} if as_form else {"content": json.dumps(account | {"email": "x"})}
     if not as_form:  # as `curl -d` sends it
@@ -287,11 +300,67 @@ def test_on_ones_own_machine_anybody_registers_and_logs_in(
     assert (mine.json()["name"], local.json()["name"]) == ("zoe", "local")
 
 
+def test_the_first_administrator_shuts_the_door_of_a_server_that_runs(
+    completer: Completer, nobody: Logins, tmp_path: Path
+) -> None:
+    """Made by a command beside it, and seen within moments; nothing opens it again."""
+    models, health = request("GET", "/v1/models", {}), request("GET", "/health", {})
+    app = create_app(completer, hosts=["codetune.test"], logins=nobody)
+    with Database.open(_url(tmp_path)) as beside:
+        assert call(app, models)[0].status_code == 200
+        with beside.write() as session:
+            users.add_user(session, "bob", PASSWORD)
+        time.sleep(1.05)
+        assert call(app, models)[0].status_code == 200  # a member cannot administer it
+        with beside.write() as session:
+            users.add_user(session, "ada", PASSWORD, "admin")
+        time.sleep(1.05)
+        stream = httpx.Request(
+            "POST", "http://codetune.test/v1/completions", json={"prompt": "a", "stream": True}
+        )
+        register = httpx.Request(
+            "POST", "http://codetune.test/register/", json={"username": "z", "password": PASSWORD}
+        )
+        asked = (stream, models, request("GET", "/api/v1/users", {}), register, health)
+        assert [one.status_code for one in call(app, *asked)] == [401, 401, 401, 403, 200]
+        with beside.write() as session:
+            users.get_user(session, "ada").disabled = True
+        time.sleep(1.05)
+        assert call(app, models)[0].status_code == 401
+
+
+def test_the_first_administrator_made_over_http_shuts_the_door_at_once(
+    completer: Completer, nobody: Logins
+) -> None:
+    app = create_app(completer, hosts=["codetune.test"], logins=nobody)
+    ada, site = {"name": "ada", "password": PASSWORD}, "http://codetune.test/api/v1/users"
+    member = httpx.Request("POST", site, json=ada)
+    listed = request("GET", "/api/v1/users", {})
+    made, users_then = call(app, member, listed)
+    assert (made.status_code, users_then.status_code) == (201, 200)
+    role = httpx.Request("PATCH", f"{site}/{made.json()['id']}", json={"role": "admin"})
+    assert [one.status_code for one in call(app, role, listed)] == [200, 401]
+
+
+def test_a_server_without_accounts_whose_database_is_away_says_so(
+    completer: Completer, nobody: Logins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets nobody in then, since an administrator may have been made."""
+
+    def away() -> None:
+        raise StoreError("away")
+
+    app = create_app(completer, hosts=["codetune.test"], logins=nobody)
+    monkeypatch.setattr(nobody.database, "session", away)
+    models, health = request("GET", "/v1/models", {}), request("GET", "/health", {})
+    assert [one.status_code for one in call(app, models, models, health)] == [503, 503, 200]
+
+
 def test_registering_on_a_server_is_switched_on_by_its_operator(
     completer: Completer, people: People, tmp_path: Path
 ) -> None:
     logins = Logins(people.logins.database, tmp_path, AccountOptions(registration=True))
-    app = create_app(completer, hosts=["codetune.test"], logins=logins, login=True)
+    app = create_app(completer, hosts=["codetune.test"], logins=logins)
     body = {"username": "zoe", "password": PASSWORD}
     asked = httpx.Request("POST", "http://codetune.test/register/", json=body)
     assert call(app, asked)[0].json()["role"] == "member"
