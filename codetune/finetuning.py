@@ -157,6 +157,7 @@ class PEFTAdapterManager:
         import torch
 
         from codetune.models.seq2seq import Marks
+        from codetune.serving.complete import turn_line
 
         model, renderer = self._loaded()
         ids = renderer.chat([{"role": _ROLE, "content": prompt}], add_generation_prompt=True)
@@ -175,7 +176,10 @@ class PEFTAdapterManager:
             )[0]
         new = answer if model.config.is_encoder_decoder else answer[given.shape[1] :]
         kept = [token for token in new.tolist() if token not in renderer.chat_stops]
-        return str(renderer.decode(kept)).strip()
+        text = str(renderer.decode(kept))
+        # As when it is served: it ends where the model would begin another answer of its own.
+        turn = turn_line(renderer)
+        return (text.partition(turn)[0] if turn else text).strip()
 
     def _base(self) -> BaseModel:
         from codetune.registry.cards import Registry

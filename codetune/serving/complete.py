@@ -311,7 +311,7 @@ class Completer:
                 try:
                     renderer = Renderer.from_folder(model.tokenizer_folder, model.template)
                     window = _window(read_json(weights / "config.json"))
-                    voice = Voice(renderer, window, _turn(renderer))
+                    voice = Voice(renderer, window, turn_line(renderer))
                 except ModelError as error:
                     message = error.message.replace(f"{model.tokenizer_folder}/", "")
                     raise UnservableModelError(
@@ -321,7 +321,7 @@ class Completer:
             return voice
 
 
-def _turn(renderer: Renderer) -> str | None:
+def turn_line(renderer: Renderer) -> str | None:
     """The line that opens an answer; None where the template opens it with a control token.
 
     A small model may forget the token that ends its answer and hold a conversation with itself.

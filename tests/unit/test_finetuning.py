@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,28 @@ def test_the_documented_example_trains_and_answers() -> None:
     again = PEFTAdapterManager(config)
     again.setup_fine_tuning_pipeline(documents())
     assert again.train_model() == summary  # found, not trained again
+
+
+def test_an_answer_ends_where_the_model_would_begin_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    from codetune import FineTuningConfig, PEFTAdapterManager
+
+    class Talker:
+        """Writes nano's turns, as a small model does that forgets to end its answer."""
+
+        config, device = SimpleNamespace(is_encoder_decoder=False), torch.device("cpu")
+
+        def generate(self, input_ids: torch.Tensor, **options: object) -> torch.Tensor:
+            said = renderer.plain("A container.\nassistant:\nNo.\nassistant:\n")
+            return torch.cat([input_ids, torch.tensor([said])], dim=1)
+
+    manager = PEFTAdapterManager(FineTuningConfig(model_name="nano"))
+    _, renderer = manager._loaded()
+    monkeypatch.setattr(manager, "_voice", (Talker(), renderer))
+    assert manager.generate_response("What is a basket?") == "A container."
 
 
 def test_documents_may_be_objects(home: Path) -> None:
