@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,15 @@ import click
 from codetune.cli.options import Command, json_option
 from codetune.cli.terminal import print_json, progress_shown
 from codetune.cli.write import write
+from codetune.errors import DatasetError
 
 if TYPE_CHECKING:
     from codetune.dataset.config import MixedSet
     from codetune.dataset.conversations import Conversations
+    from codetune.dataset.formats import Problems
     from codetune.dataset.inspection import Census, View
     from codetune.models.prompts import Renderer
+    from codetune.records import Example
 
 _FORMATS = ["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
 _TEMPLATES = ["auto", "base", "chatml", "alpaca", "llama2", "plain"]
@@ -187,7 +190,6 @@ def show(
     """
     from codetune.dataset.formats import Problems, read_set
     from codetune.dataset.inspection import view_example, view_stored
-    from codetune.errors import DatasetError
     from codetune.models.load import resolve_base
 
     base = base or "nano"
@@ -200,14 +202,34 @@ def show(
     problems = Problems(stop=False)
     found = read_set(file, format=form, columns=_columns(columns), encoding=encoding,
                      problems=problems)  # fmt: skip
-    example = next((one for one in found if row == 1 or one.source.span[0] >= row), None)
-    if problems.total and (example is None or problems.first[-1].row >= row):
-        problems.refuse()
-    if example is None or (row > 1 and example.source.span[0] != row):
-        raise DatasetError(f"{file} has no row {row}.")
+    example = _example_at(row, file, found, problems)
     view = view_example(example, conversations)
     facts = {"row": example.source.span[0], "id": example.id, "messages": example.messages}
     _show_view(view, renderer, facts, as_json)
+
+
+def _example_at(row: int, file: Path, found: Iterable[Example], problems: Problems) -> Example:
+    """Raises:
+    DatasetError: the row is bad, or there is none of this number; then how many there are.
+    """
+    example, last = None, 0
+    for example in found:
+        last = example.source.span[0]
+        if row == 1 or last >= row:
+            break
+    bad = problems.first[-1].row if problems.first else 0
+    # With more problems than are kept, the row may be one of the others.
+    if bad >= row or (last < row and problems.total > len(problems.first)):
+        problems.refuse()
+    if example is None or last < row:
+        end = max(last, bad)
+        raise DatasetError(
+            f"{file} has no row {row}.",
+            advice=f"Its last one is row {end}." if end else "It has no rows at all.",
+        )
+    if row > 1 and last != row:
+        raise DatasetError(f"{file} has no row {row}.", advice=f"The next one is row {last}.")
+    return example
 
 
 def _show_view(view: View, renderer: Renderer, facts: dict[str, Any], as_json: bool) -> None:
@@ -241,7 +263,6 @@ def mix(config: Path, tokens: int, window: int | None, as_json: bool) -> None:
     """
     from codetune.dataset.formats import left_out_of
     from codetune.dataset.mix import shares_of
-    from codetune.errors import DatasetError
     from codetune.project import load_project
 
     project = load_project(config)
@@ -379,5 +400,5 @@ def review(
         print_json(counts)
     else:
         click.echo(", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing decided")
-        if not exported:
+        if not exported and file.exists():
             click.echo(f"Next      codetune build SOURCE --set dataset.review={file}")

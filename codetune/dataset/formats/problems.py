@@ -65,5 +65,5 @@ class Problems:
         raise DatasetError(
             f"{at_least}{self.total} {noun} in the training data:{lines}{more}",
             advice="Mend these rows, name the columns (columns: {instruction: question}), or leave "
-            "bad rows out (skip_bad: true; --skip-bad).",
+            "bad rows out (skip_bad: true in the set's entry of dataset.mix).",
         )

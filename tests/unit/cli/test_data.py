@@ -88,8 +88,12 @@ def test_show(tmp_path: Path) -> None:
     assert shown["learned"] == sum(t["loss"] for t in shown["tokens"])
     with pytest.raises(CodetuneError, match="row 3: is a list"):
         run("show", file, "--row", "3")
-    with pytest.raises(CodetuneError, match="has no row 9"):
-        run("show", lines(tmp_path / "b.jsonl", GOOD), "--row", "9")
+    with pytest.raises(CodetuneError, match="has no row 9") as past:
+        run("show", lines(tmp_path / "b.jsonl", GOOD, [], GOOD), "--row", "9")
+    assert past.value.advice == "Its last one is row 3."
+    with pytest.raises(CodetuneError, match="row 2: is a list") as bad:
+        run("show", str(tmp_path / "b.jsonl"), "--row", "2")
+    assert "--skip-bad" not in bad.value.advice
     long = lines(tmp_path / "c.jsonl", GOOD | {"output": "x = 1\n" * 2000})
     with pytest.raises(CodetuneError, match="row 1 is not trained on: the answer does not fit"):
         run("show", long)
@@ -129,6 +133,8 @@ def test_review_by_file(dataset: Path, tmp_path: Path) -> None:
     assert [row["verdict"] for row in rows] == [""] * 4
     with pytest.raises(CodetuneError, match="cannot be written"):
         run("review", *arguments, "--export", str(out))
+    undecided = run("review", *arguments, "--import", str(out)).output
+    assert "nothing decided" in undecided and "Next" not in undecided
     rows[0]["verdict"] = "drop"
     rows[1]["verdict"], rows[1]["messages"][-1]["content"] = "edit", "Better."
     rows[2]["verdict"] = "maybe"
