@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from codetune.cli.options import (
     method_option,
     project_options,
 )
-from codetune.cli.terminal import print_json
+from codetune.cli.terminal import moment, print_json
 
 if TYPE_CHECKING:
     from codetune.jobs.service import Jobs
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 KINDS = ("pull", "ingest", "dataset", "evaluate", "tune", "export", "push", "ollama")
 SUBMITTED = KINDS[:5]  # of a source; the others are of a model: `codetune export`, the API
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+_WIDE, _NARROW = 120, 72  # columns of a terminal for all of a job, and for its age, too
 
 
 @click.group()
@@ -137,23 +138,46 @@ def list_jobs(state: str | None, kind: str | None, limit: int, as_json: bool) ->
 
 
 def _show_table(rows: Iterable[dict[str, Any]]) -> None:
+    """As much of the jobs as the terminal has room for; `jobs show` has everything."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    console = Console()
+    titles = ["job", "kind", "state", "source"]
+    if console.width >= _WIDE:
+        titles[3:] = ["owner", "source", "progress"]
+    if console.width >= _NARROW:
+        titles.append("created")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("job", "kind", "state", "owner", "source", "progress", "created"):
-        table.add_column(title, no_wrap=title in ("job", "kind", "state"))
+    for title in titles:
+        table.add_column(title, no_wrap=title not in ("source", "progress"), overflow="fold")
     for row in rows:
-        table.add_row(
-            row["id"],
-            row["kind"],
-            "cancelling" if row["cancelling"] else row["state"],
-            row["owner"],
-            row["source"],
-            _progress(row) if row["state"] == "running" else "",
-            row["created"][:16].replace("T", " "),
-        )
-    Console().print(table)
+        cells = {
+            "job": row["id"],
+            "kind": row["kind"],
+            "state": _state(row, console.width >= _WIDE),
+            "owner": row["owner"],
+            "source": row["source"] if console.width >= _WIDE else _last_part(row["source"]),
+            "progress": _progress(row) if row["state"] == "running" else "",
+            "created": moment(row["created"]),
+        }
+        table.add_row(*(Text(cells[title] or "") for title in titles))
+    console.print(table)
+
+
+def _state(row: Mapping[str, Any], wide: bool) -> str:
+    """The state; where there is no column for progress, with the stage that it is at."""
+    if row["cancelling"]:
+        return "cancelling"
+    now = row["progress"]
+    stage = f" {now['number'] + 1}/{now['of']}" if now and not wide else ""
+    return str(row["state"]) + (stage if row["state"] == "running" else "")
+
+
+def _last_part(source: str) -> str:
+    """shop of /home/ada/work/shop."""
+    return source.rstrip("/").rpartition("/")[2]
 
 
 def _progress(row: dict[str, Any]) -> str:

@@ -38,14 +38,14 @@ def record(session: Session, action: str, subject: str, **details: Any) -> None:
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], *columns: str) -> None:
-    """A table of these columns on the terminal."""
+    """A table of these columns on the terminal; only the first is never broken into lines."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), no_wrap=column == columns[0], overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row[column])) for column in columns))
     Console().print(table)

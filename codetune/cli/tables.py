@@ -20,6 +20,8 @@ _LABELS = {
 _COLOURS = {"better": "green", "worse": "red", "same": "dim", "kept": "default"}
 _UNCLEAR = "≈"
 
+_WIDE = 110  # columns of a terminal for all that is known of a trial
+
 
 def scorecard_table(scorecard: Mapping[str, Any]) -> None:
     """Base and tuned beside each other, with 95 % intervals and the change, as in the report.
@@ -60,20 +62,23 @@ def trials_table(search: Mapping[str, Any]) -> None:
     """Every trial of a search with its options; see `Registry.search_of`."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     keys = list(search["best"]["params"])
-    for title in ("trial", *map(short, keys), "validation loss", "in the run", "steps"):
-        table.add_column(title, justify="right")
-    table.add_column("")
+    console = Console()
+    wide = console.width >= _WIDE  # what a trial's loss was on the way is told where there is room
+    losses = ("validation loss", "in the run") if wide else ("loss",)
+    for title in ("trial", *map(short, keys), *losses, "steps"):
+        table.add_column(title, justify="right", overflow="fold")
+    table.add_column("", no_wrap=True)
     for trial in search["all"]:
-        losses = (trial["validation_loss"], trial["best_in_run"])
+        figures = (trial["validation_loss"], trial["best_in_run"])[: len(losses)]
         best = trial["trial"] == search["best"]["trial"]
         table.add_row(
             str(trial["trial"]),
             *(f"{trial['params'][key]:.3g}" if key in trial["params"] else "–" for key in keys),
-            *("–" if loss is None else f"{loss:.4f}" for loss in losses),
-            f"{trial['steps']} of {trial['of_steps']}",
+            *("–" if loss is None else f"{loss:.4f}" for loss in figures),
+            f"{trial['steps']}{' of ' if wide else '/'}{trial['of_steps']}",
             "[green]best[/]" if best else trial["state"],
         )
-    Console().print(table)
+    console.print(table)
 
 
 def search_line(search: Mapping[str, Any]) -> str:

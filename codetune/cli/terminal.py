@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -143,6 +144,13 @@ def _short(number: float) -> str:
         if number >= limit:
             return f"{number / limit:.1f}{suffix}"
     return f"{number:.0f}" if number >= 10 else f"{number:.1f}"
+
+
+def moment(when: str) -> str:
+    """A moment in ISO 8601 as people read it, by this machine's clock: 11-22 19:05."""
+    read = datetime.fromisoformat(when)
+    local = (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone()
+    return f"{local:%m-%d %H:%M}" if local.year == datetime.now().year else f"{local:%Y-%m-%d}"
 
 
 def size(number: float) -> str:

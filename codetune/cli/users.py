@@ -9,7 +9,7 @@ import click
 
 from codetune.cli.options import json_option
 from codetune.cli.store import reading, record, show_rows, writing
-from codetune.cli.terminal import print_json
+from codetune.cli.terminal import moment, print_json
 from codetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def list_users(as_json: bool) -> None:
         click.echo("There are no accounts: this machine's user needs none.")
         click.echo("Next: codetune users add NAME")
     else:
+        for row in rows:
+            row["last_login"] = row["last_login"] and moment(row["last_login"])
         show_rows(rows, "name", "role", "status", "teams", "tokens", "last_login")
 
 
@@ -227,7 +229,8 @@ def audit(limit: int, action: str | None, actor: str | None, as_json: bool) -> N
     if as_json:
         print_json({"audit": rows})
         return
-    show_rows(rows, "at", "actor", "action", "subject", "address")
+    shown = [row | {"at": moment(str(row["at"]))} for row in rows]
+    show_rows(shown, "at", "actor", "action", "subject", "address")
 
 
 @users.command()
