@@ -143,6 +143,8 @@ def test_streams_are_ndjson_and_on_by_default(server: Running) -> None:
     body = {"model": "tiny", "prompt": "x", "raw": True, "options": GREEDY}
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/").text == "Ollama is running"
+        page = http.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}).text
+        assert page.startswith("codetune ") and "/v1/models" in page
         assert http.head("/").status_code == 200
         assert tuple(map(int, http.get("/api/version").json()["version"].split("."))) >= (0, 6, 4)
         answer = http.post("/api/generate", json=body)

@@ -40,6 +40,15 @@ ACCESS: Access = {
 
 _PROTOCOL = "0.12.0"  # the release of Ollama whose API is spoken here; some editors ask for 0.6.4
 
+_WELCOME = f"""\
+codetune {__version__} is running.
+
+/v1/models      the models that it serves
+/openapi.json   everything that can be asked of it
+
+How to set up an editor: docs/editors.md of codetune.
+"""
+
 
 def routes(front: Front) -> APIRouter:
     """The routes below /api, and the greeting."""
@@ -54,9 +63,10 @@ def _listing(router: APIRouter, front: Front) -> None:
 
     @router.get("/", **described(refusals={}, answers="text/plain"))
     @router.head("/", include_in_schema=False)
-    async def greeting() -> Response:
-        """What clients look for before they ask."""
-        return PlainTextResponse("Ollama is running")
+    async def greeting(request: Request) -> Response:
+        """What clients look for before they ask; in a browser, what this is."""
+        asks_for_a_page = "text/html" in request.headers.get("accept", "")
+        return PlainTextResponse(_WELCOME if asks_for_a_page else "Ollama is running")
 
     @router.get("/api/version", **described(refusals={}))
     @router.head("/api/version", include_in_schema=False)
