@@ -48,7 +48,7 @@ _dtype_option = click.option(
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The new folder to write.  [MODEL-FORMAT, here; with ollama none is kept]",
+    help="The new folder to write.  [NAME-VERSION-FORMAT, here; with ollama none is kept]",
 )
 @click.option("--url", help="The Ollama server.  [http://localhost:11434]")
 @click.option("--name", help="The model's name in Ollama.  [as here]")

@@ -19,8 +19,10 @@ from codetune.cli.options import (
     project_options,
 )
 from codetune.cli.terminal import moment, print_json
+from codetune.interrupt import exit_status
 
 if TYPE_CHECKING:
+    from codetune.jobs.follow import Event
     from codetune.jobs.service import Jobs
     from codetune.store.jobs import Job
 
@@ -216,7 +218,8 @@ def show(job: str, as_json: bool) -> None:
         print_json(row)
         return
     for key in ("id", "kind", "state", "owner", "source", "attempts", "created", "started"):
-        click.echo(f"{key:<10} {row[key]}")
+        if row[key] is not None:  # one that waits has not started
+            click.echo(f"{key:<10} {row[key]}")
     if row["state"] == "running":
         click.echo(f"{'progress':<10} {_progress(row)}")
     if row["finished"]:
@@ -231,12 +234,17 @@ def show(job: str, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
-@json_option
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object and nothing else; with --follow one a line.",
+)
 def logs(job: str, follow: bool, as_json: bool) -> None:
     """Print what JOB has printed; with --follow what it prints, too.
 
     With --follow and --json: one event a line (state, stage, progress, say, log), each with
-    its id.
+    its id. Ctrl-C ends the following, not the job.
 
     \b
     Examples:
@@ -253,16 +261,25 @@ def logs(job: str, follow: bool, as_json: bool) -> None:
             else:
                 click.echo(text, nl=False)
             return
-        for event in service.follow(LOCAL, job):
-            if as_json:
-                line = {"id": event.id, "kind": event.kind, "at": event.at, "data": event.data}
-                click.echo(json.dumps(line, ensure_ascii=False, default=str))
-            elif event.kind == "log":
-                click.echo(event.data["text"], nl=False)
-            elif event.kind == "state":
-                error = event.data.get("error")
-                reason = f": {error['message']}" if error else ""
-                click.echo(f"-- {event.data['state']}{reason}", err=True)
+        try:
+            for event in service.follow(LOCAL, job):
+                _tell(event, as_json)
+        except KeyboardInterrupt as error:
+            click.echo("Not followed any more; the job itself is left as it is.", err=True)
+            raise click.exceptions.Exit(exit_status(error)) from error
+
+
+def _tell(event: Event, as_json: bool) -> None:
+    """Print one event of a job that is followed."""
+    if as_json:
+        line = {"id": event.id, "kind": event.kind, "at": event.at, "data": event.data}
+        click.echo(json.dumps(line, ensure_ascii=False, default=str))
+    elif event.kind == "log":
+        click.echo(event.data["text"], nl=False)
+    elif event.kind == "state":
+        error = event.data.get("error")
+        reason = f": {error['message']}" if error else ""
+        click.echo(f"-- {event.data['state']}{reason}", err=True)
 
 
 @jobs.command()
@@ -283,7 +300,7 @@ def cancel(job: str, as_json: bool) -> None:
         _say(service.cancel(LOCAL, job), as_json, "is cancelled", "is being cancelled")
 
 
-@jobs.command()
+@jobs.command(short_help="Queue a failed or cancelled JOB again.")
 @click.argument("job")
 @json_option
 def retry(job: str, as_json: bool) -> None:
@@ -299,7 +316,7 @@ def retry(job: str, as_json: bool) -> None:
         _say(service.retry(LOCAL, job), as_json, "is queued again", "")
 
 
-@jobs.command()
+@jobs.command(short_help="Delete ended jobs with their events and logs.")
 @click.option("--days", type=click.FloatRange(min=0), required=True, help="Ended longer ago.")
 @json_option
 def forget(days: float, as_json: bool) -> None:

@@ -90,3 +90,18 @@ def test_what_has_ended_is_forgotten_on_request(home: Path) -> None:
     assert "0 jobs are forgotten" in call("forget", "--days", "1")
     assert as_json("forget", "--days", "0") == {"forgotten": 1}
     assert [job["id"] for job in as_json("list")["jobs"]] == [waits]
+
+
+def test_who_ends_the_following_is_told_that_the_job_stays(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = as_json("submit", "ingest", "shop")["id"]
+    assert "started" not in call("show", job), "it waits"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("codetune.jobs.service.Jobs.follow", interrupted)
+    result = CliRunner().invoke(jobs, ["logs", job, "--follow"])
+    assert result.exit_code == 130
+    assert result.stderr == "Not followed any more; the job itself is left as it is.\n"
