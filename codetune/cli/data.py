@@ -75,7 +75,7 @@ def _base_options(command: Command) -> Command:
     return command
 
 
-@data.command()
+@data.command(short_help="Check files row by row.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_set_options
 @_base_options
@@ -160,7 +160,7 @@ def _not_read(left_out: list[str]) -> str:
     return f"not read, since not of the training split: {', '.join(left_out[:5])}{more}"
 
 
-@data.command()
+@data.command(short_help="Show one row as the model will read it.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--row", type=click.IntRange(1), default=1, show_default=True,
               help="The row, as `validate` counts them; of a dataset, the example.")  # fmt: skip
@@ -247,7 +247,7 @@ def _show_view(view: View, renderer: Renderer, facts: dict[str, Any], as_json: b
     click.echo(f"\n\nrow {facts['row']}{stream}: {len(view.ids)} tokens, {learned} learned{note}")
 
 
-@data.command()
+@data.command(short_help="Say what the sets under dataset.mix hold.")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--tokens", type=click.IntRange(1), default=1_000_000, show_default=True,
               help="Tokens of the repository's own that the sets are mixed into.")  # fmt: skip
@@ -353,7 +353,7 @@ def _conversations(base: str, template: str, window: int | None) -> Conversation
     return Conversations(renderer, window_of(options, path))
 
 
-@data.command()
+@data.command(short_help="Page through examples: keep, drop or edit them.")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--review", "file", type=click.Path(path_type=Path), default="review.jsonl",
               show_default=True, help="Where decisions are kept.")  # fmt: skip

@@ -103,9 +103,7 @@ def _machine() -> list[Check]:
     for name, memory in facts.gpus:
         checks.append(Check("GPU", True, f"{name}, {size(memory)}: {_fits(memory)}"))
     if not facts.gpus:
-        checks.append(
-            Check("GPU", True, f"none: models up to about {_largest(free)} can be tuned here")
-        )
+        checks.append(Check("GPU", True, f"none, and none is needed. {_fits(free)}"))
     return checks
 
 
@@ -114,12 +112,10 @@ def _machine() -> list[Check]:
 _LORA_BYTES = 4.0
 
 
-def _largest(memory: float) -> str:
-    return f"{memory / _LORA_BYTES / 1e9:.1f} B parameters with LoRA, by memory"
-
-
 def _fits(memory: float) -> str:
-    return f"models up to about {_largest(memory)}"
+    billions = memory / _LORA_BYTES / 1e9
+    shown = f"{billions:.0f}" if billions >= 1 else f"{billions:.1f}"
+    return f"There is memory to tune models of up to about {shown} billion parameters with LoRA."
 
 
 def _home() -> Check:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codetune.cli.options import json_option
-from codetune.cli.terminal import print_json
+from codetune.cli.terminal import moment, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def models(with_trials: bool, as_json: bool) -> None:
             _status(card),
             _pair(card.metrics, "bits_per_byte"),
             _pair(card.metrics, "fim_exact_match"),
-            card.created[:16].replace("T", " "),
+            moment(card.created) if card.kind != "base" else "",  # a base came with its files
         )
     Console().print(table)
     for label, search in searches.items():

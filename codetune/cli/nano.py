@@ -81,7 +81,7 @@ def train(
     click.echo(f"{target}: {measured['bits_per_byte']['all']:.3f} bits per byte held out")
 
 
-@nano.command()
+@nano.command(short_help="Print the card of the nano that ships with codetune.")
 def card() -> None:
     """Print the card of the nano that ships with codetune: its data, licences and scores.
 

@@ -179,7 +179,7 @@ def _show(summary: Mapping[str, Any], indent: int = 0) -> None:
     """A summary as aligned lines; nested counts one level deeper."""
     for key, value in summary.items():
         label = f"{'  ' * indent}{key.replace('_', ' ')}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             click.echo(label)
             _show(value, indent + 1)
         else:
@@ -187,6 +187,8 @@ def _show(summary: Mapping[str, Any], indent: int = 0) -> None:
 
 
 def _figure(value: Any) -> str:
+    if value == {}:  # counts of nothing
+        return "0"
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int):

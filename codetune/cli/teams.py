@@ -131,4 +131,5 @@ def share(model: str, team: str | None, everyone: bool, private: bool, owner: st
         share_model(row, "team" if found else "everyone" if everyone else "private", found)
         record(session, "model.share", name, visibility=row.visibility, team=team)
     words = {"team": f"the team {team}", "everyone": "everyone", "private": "nobody"}
-    click.echo(f"{name} is shared with {words[row.visibility]}.")
+    given = f"{name} belongs to {owner} now, and" if owner else name
+    click.echo(f"{given} is shared with {words[row.visibility]}.")

@@ -127,7 +127,7 @@ def role(name: str, role: str) -> None:
     click.echo(f"{user.name} is {_article(role)} now.")
 
 
-@users.command()
+@users.command(short_help="Give somebody a new password; their logins end.")
 @click.argument("name")
 @click.option("--password", help="It can be seen in the list of processes: better be asked.")
 def passwd(name: str, password: str | None) -> None:

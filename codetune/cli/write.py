@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FORMATS = ["text", "messages", "alpaca", "sharegpt", "prompt-completion"]
 
 
-@click.command()
+@click.command(short_help="Write the examples to a file, for other trainers.")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(

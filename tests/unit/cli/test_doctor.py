@@ -21,6 +21,7 @@ def test_a_machine_that_can_do_everything() -> None:
     assert (status, answer["ok"]) == (0, True)
     assert {"software", "memory", "git", "grammars"} <= set(found)
     assert "python" in found["grammars"]["found"] and not found["git"]["advice"]
+    assert "up to about" in _answer()[1] and "B parameters" not in _answer()[1]
     assert _answer()[1].endswith("Ready.  Next: codetune tune PATH\n")
 
 

@@ -13,7 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from codetune.accounts.users import add_user
 from codetune.cli.models import models, promote, remove, show
+from codetune.cli.teams import teams
 from codetune.errors import CodetuneError
 from codetune.registry.cards import Registry
 from codetune.serving.fates import Remains
@@ -140,6 +142,13 @@ def test_on_a_terminal_remove_asks_and_the_default_is_no(
     assert ("mine:2" in {card.id for card in registry.list()}) == bool(code)
 
 
+def test_who_is_given_a_model_is_named(registry: Registry) -> None:
+    with Database.open() as database, database.write() as session:
+        add_user(session, "ada", None)
+    said = call(teams, "share", "mine", "--private", "--owner", "ada").output
+    assert said == "mine belongs to ada now, and is shared with nobody.\n"
+
+
 def test_models_names_what_is_damaged_and_how_to_be_rid_of_it(registry: Registry) -> None:
     unreadable, short = (registry.folder(registry.get(f"mine:{n}")) for n in (1, 2))
     (unreadable / "card.json").write_text("{")
@@ -148,6 +157,8 @@ def test_models_names_what_is_damaged_and_how_to_be_rid_of_it(registry: Registry
     weights.unlink()  # the run shares the file
     weights.write_bytes(content[:-2])
     shown = call(models).output
+    (base,) = (line for line in shown.splitlines() if line.startswith("nano "))
+    assert base.split() == ["nano", "base", "base"], "when its files were written says nothing"
     assert "mine:3" in shown
     assert "Damaged: mine:2\n" in shown
     assert "codetune remove mine:2" in shown
