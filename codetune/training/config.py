@@ -78,8 +78,8 @@ class TrainingOptions(Options):
     micro_batch_tokens: int | None = option(
         None,
         ge=64,
-        description="Tokens of one forward pass, about, and at least one row (training.window): the "
-        "memory knob. Does not change what is learned. By size of the model when not set.",
+        description="Tokens of one forward pass, about, and at least one row (training.window): "
+        "the memory knob. Does not change what is learned. By size of the model when not set.",
     )
     window: int | None = option(
         None,
