@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from codetune.dataset.formats import digest_of_set, read_set
+from codetune.dataset.formats import check_proportion, digest_of_set, read_set
 from codetune.errors import DatasetError
 from codetune.records import Example
 from codetune.registry.access import Actor, readable, require, require_role
@@ -23,6 +23,8 @@ from codetune.workspace.uploads import Sent, received, safe_name
 from codetune.workspace.workspace import Workspace
 
 _FOLDER = "datasets"
+# Characters that a preview shows; a row of a set may have tens of millions.
+_MOST_OF_EXAMPLE, _MOST_OF_PAGE = 20_000, 4_000_000
 
 
 class Datasets:
@@ -89,11 +91,18 @@ class Datasets:
             return page_of(session, found, window, Dataset.created.desc(), Dataset.id.desc())
 
     def preview(self, actor: Actor, dataset_id: str, window: Window) -> Page[dict[str, Any]]:
-        """Some of its examples, as messages or text."""
+        """Some of its examples, as messages or text; where they are long, fewer than `limit`."""
         row = self.get(actor, dataset_id)
         examples = read_set(Path(self.place(row)), name=row.name, **row.details["reading"])
         wanted = islice(examples, window.offset, window.offset + window.limit)
-        return Page([_shown(example) for example in wanted], row.rows, window)
+        shown, left = [], _MOST_OF_PAGE
+        for example in wanted:
+            size, seen = _shown(example)
+            shown.append(seen)
+            left -= size
+            if left < _MOST_OF_EXAMPLE:
+                break
+        return Page(shown, row.rows, window)
 
     def delete(self, actor: Actor, dataset_id: str) -> None:
         """Delete a dataset; models that were tuned on it stay.
@@ -122,6 +131,7 @@ def _checked(path: Path, reading: Mapping[str, Any]) -> tuple[int, int]:
             rows += 1
             characters += len(example.text or "")
             characters += sum(len(message["content"]) for message in example.messages or ())
+            check_proportion(path, characters)
     except DatasetError as error:
         # Where it lies on this server is nobody's business.
         message = error.message.replace(f"{path.parent}/", "")
@@ -129,9 +139,21 @@ def _checked(path: Path, reading: Mapping[str, Any]) -> tuple[int, int]:
     return rows, characters
 
 
-def _shown(example: Example) -> dict[str, Any]:
-    messages = list(example.messages) if example.messages is not None else None
-    return {"row": example.source.span[0], "messages": messages, "text": example.text}
+def _shown(example: Example) -> tuple[int, dict[str, Any]]:
+    """How many characters of an example are shown, and the example as far as it is."""
+    row, text, left = example.source.span[0], example.text, _MOST_OF_EXAMPLE
+    if text is not None:
+        cut = text[:left]
+        return len(cut), {"row": row, "messages": None, "text": cut, "cut": cut != text}
+    messages, whole = [], example.messages or ()
+    for message in whole:
+        left -= len(message["role"])
+        if left <= 0:
+            break
+        messages.append({**message, "content": message["content"][:left]})
+        left -= len(messages[-1]["content"])
+    seen = {"row": row, "messages": messages, "text": None, "cut": messages != list(whole)}
+    return _MOST_OF_EXAMPLE - left, seen
 
 
 def _dataset(session: Session, actor: Actor, dataset_id: str) -> Dataset:

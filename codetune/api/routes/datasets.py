@@ -53,6 +53,7 @@ class ExampleSeen(BaseModel):
     row: int = Field(description="In the file; the first one is 1.")
     messages: list[dict[str, str]] | None
     text: str | None
+    cut: bool = Field(description="Only its first 20,000 characters are shown.")
 
 
 def routes(workspace: Workspace) -> APIRouter:
@@ -130,7 +131,7 @@ def _looking(router: APIRouter, workspace: Workspace) -> None:
 
     @router.get("/{dataset_id}/preview", responses=refusals())
     def preview(request: Request, dataset_id: str, part: Part) -> Listing[ExampleSeen]:
-        """Its examples."""
+        """Its examples; fewer than `limit` where they are long: go on behind the last one."""
         page = datasets.preview(actor_of(request), dataset_id, part)
         return Listing(**listing(page, page.items))
 

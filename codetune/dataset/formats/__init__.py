@@ -7,6 +7,7 @@ A file is a container (JSON, JSON lines, CSV, Parquet, Arrow, text) whose rows h
 
 from codetune.dataset.formats.layouts import LAYOUTS, LayoutName
 from codetune.dataset.formats.problems import Problem, Problems
+from codetune.dataset.formats.rows import check_proportion
 from codetune.dataset.formats.sets import digest_of_set, left_out_of, read_set
 from codetune.dataset.formats.writing import write_set
 
@@ -15,6 +16,7 @@ __all__ = [
     "LayoutName",
     "Problem",
     "Problems",
+    "check_proportion",
     "digest_of_set",
     "left_out_of",
     "read_set",

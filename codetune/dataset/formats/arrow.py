@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from codetune.dataset.formats.rows import File, Row
+from codetune.dataset.formats.rows import File, Row, check_proportion
 from codetune.errors import DatasetError
 
 _BATCH = 128  # rows
+_SMALL = 1 << 20  # bytes of a batch that is unpacked at once; a text may be shared by many rows
 
 
 def parquet_rows(file: File) -> Iterator[Row]:
@@ -22,6 +23,8 @@ def parquet_rows(file: File) -> Iterator[Row]:
 
     try:
         with pq.ParquetFile(file.path) as table:
+            groups = map(table.metadata.row_group, range(table.num_row_groups))
+            check_proportion(file.path, max((group.total_byte_size for group in groups), default=0))
             yield from _rows(file, table.schema_arrow.names, table.iter_batches(batch_size=_BATCH))
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{file.path} is not a whole Parquet file: {error}.") from error
@@ -43,12 +46,7 @@ def arrow_rows(file: File) -> Iterator[Row]:
             batches: Any = reader
             if is_file:
                 batches = map(reader.get_batch, range(reader.num_record_batches))
-            parts = (
-                batch.slice(start, _BATCH)
-                for batch in batches
-                for start in range(0, batch.num_rows, _BATCH)
-            )
-            yield from _rows(file, reader.schema.names, parts)
+            yield from _rows(file, reader.schema.names, batches)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{file.path} is not a whole Arrow file: {error}.") from error
 
@@ -60,7 +58,7 @@ def _rows(file: File, names: list[str], batches: Iterable[Any]) -> Iterator[Row]
     places = {name: place for place, name in enumerate(names) if name in file.wanted}
     unread: dict[str, Any] = dict.fromkeys(names)
     first = 1
-    for batch in batches:
+    for batch in _small_ones(file, batches):
         try:
             columns = {name: batch.column(place).to_pylist() for name, place in places.items()}
         except (ValueError, OverflowError):
@@ -70,6 +68,14 @@ def _rows(file: File, names: list[str], batches: Iterable[Any]) -> Iterator[Row]
                 values = {name: column[at] for name, column in columns.items()}
                 yield Row(first + at, unread | values)
         first += batch.num_rows
+
+
+def _small_ones(file: File, batches: Iterable[Any]) -> Iterator[Any]:
+    for batch in batches:
+        check_proportion(file.path, batch.nbytes)
+        step = _BATCH if batch.nbytes <= _SMALL else 1
+        for start in range(0, batch.num_rows, step):
+            yield batch.slice(start, step)
 
 
 def _one_by_one(

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codetune.dataset.formats.problems import Problems
+from codetune.errors import DatasetError
+
+# Text is packed to a tenth, repeated text to a hundredth. Beyond this, a file of a few hundred
+# bytes stands for gigabytes.
+_MOST_PACKED, _ALWAYS_READ = 1000, 100_000_000
 
 
 class Row(NamedTuple):
@@ -40,3 +45,16 @@ class File:
         for name in sorted(twice):
             self.bad(row, name, "names more than one column")
         return bool(twice)
+
+
+def check_proportion(path: Path, unpacked: int) -> None:
+    """Refuse a file that holds `unpacked` bytes or characters, out of all proportion to its own.
+
+    Raises:
+        DatasetError: it does.
+    """
+    if unpacked > max(_ALWAYS_READ, _MOST_PACKED * path.stat().st_size):
+        raise DatasetError(
+            f"{path} unpacks to more than {_MOST_PACKED} times its size.",
+            advice="Write each example once, and weigh it where it is trained on.",
+        )
