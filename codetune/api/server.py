@@ -15,11 +15,13 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from codetune.api.connections import LAST, Complaints, Connection
 from codetune.errors import ConfigError, ServingError
 from codetune.serving.engine import Engine
 
 _GRACE = 0.5  # seconds that running answers have to end after Ctrl-C
 _TICK = 0.1  # seconds between two looks whether to stop
+_WAITING = 256  # connections that the system holds until they are taken
 
 
 class Server(uvicorn.Server):
@@ -43,7 +45,11 @@ class Server(uvicorn.Server):
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=1,
+            http=Connection,
+            ws="none",
+            backlog=_WAITING,
+            # Tasks are cancelled a second after their connections have been cut off.
+            timeout_graceful_shutdown=int(LAST) + 1,
         )
         super().__init__(config)
         self._engine, self._listening, self._drain = engine, listening, drain
@@ -56,6 +62,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(Complaints())
         await super().startup(sockets)
         if self._load is not None:
             loaded: Future[object] = Future()
@@ -102,7 +109,7 @@ def listen(host: str, port: int, *, public: bool = False) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
-        listener.listen(256)
+        listener.listen(_WAITING)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

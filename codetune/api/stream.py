@@ -57,7 +57,10 @@ class EventStream(Response):
             if sender.done():
                 sender.result()
         except TimeoutError:
-            pass  # a reader that stalls loses its connection: the body stays unfinished
+            # A reader that stalls loses its connection: the body stays unfinished.
+            if hang_up := scope.get("state", {}).get("hang_up"):
+                hang_up()
+                await listener
         finally:
             for pending in (sender, listener):
                 pending.cancel()

@@ -129,6 +129,7 @@ def serve(
     """
     from codetune.accounts.logins import Logins
     from codetune.api.app import create_app
+    from codetune.api.connections import allow_open_files
     from codetune.api.guard import ANY_HOST, LOOPBACK
     from codetune.api.logs import logging_to
     from codetune.api.server import Server, is_loopback, listen
@@ -157,6 +158,7 @@ def serve(
     given = {f"serving.{name}": value for name, value in values.items()}
     project = load_project(config, given | {"accounts.registration": register})
     options = project.serving
+    allow_open_files()
     with (
         logging_to(sys.stderr, options.log_format),
         serving_from(home()),
