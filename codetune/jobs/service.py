@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -243,14 +243,20 @@ class Jobs:
                 time.sleep(POLL)
 
     async def watch(
-        self, actor: Actor | None, job_id: str, after: str | None = None
+        self,
+        actor: Actor | None,
+        job_id: str,
+        after: str | None = None,
+        *,
+        ending: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Event]:
         """The same without a thread for each who waits, and with a "ping" in long silences.
 
-        The actor's right is asked anew each time: who loses it hears no more.
+        The actor's right is asked anew each time: who loses it hears no more. Nobody does when
+        it is `ending`.
         """
         place, silent = place_of(after), time.monotonic()
-        while True:
+        while not ending():
             events, over = await asyncio.to_thread(self._read, actor, job_id, str(place))
             for event in events:
                 yield event

@@ -128,7 +128,10 @@ def _telling(router: APIRouter, workspace: Workspace, kinds: Collection[str]) ->
         actor = actor_of(request)
         place_of(last)  # a wrong id is refused before the stream begins
         await run_in_threadpool(job_of, workspace, actor, job_id, kinds)
-        return EventStream(_worded(jobs.watch(actor, job_id, last)))
+        readiness = request.app.state.readiness
+        # Whoever follows a job asks again: the next server goes on where this one ended.
+        news = jobs.watch(actor, job_id, last, ending=lambda: readiness.draining)
+        return EventStream(_worded(news))
 
 
 def _changing(router: APIRouter, workspace: Workspace, kinds: Collection[str]) -> None:

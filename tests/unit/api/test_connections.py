@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ from codetune.api.connections import Complaints, Connection
 from codetune.api.logs import logging_to
 from codetune.api.server import Server, listen
 from codetune.api.stream import EventStream
+from tests.accounts import People
+from tests.unit.api.served import Served, until
 
 PATIENCE = 0.4
 HEAD = b"POST /length HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
@@ -171,3 +174,22 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 300
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert said.stdout.split() == [b"300", b"300"]
+
+
+def test_who_follows_a_job_is_let_go_when_the_server_stops(
+    people: People, tmp_path: Path, small_base: Path
+) -> None:
+    served = Served(people, tmp_path / "home", small_base)
+    url = {"source": "https://git.example.com/team/shop.git"}
+    with served.running(lambda: served.completer.load(None), drain=10) as server:
+        until(lambda: served.client.get("/ready").status_code == 200)
+        job = served.ask("ada", "POST /api/v1/ingest", json=url).json()
+        route, headers = f"/api/v1/jobs/{job['id']}/events", people.headers("ada")
+        with served.client.stream("GET", route, headers=headers) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("id: ")
+            server.should_exit = True
+            stopping = time.monotonic()
+            list(lines)  # an unfinished body would raise
+    assert time.monotonic() - stopping < 5
+    assert [line for line in served.lines() if line["level"] != "info"] == []
