@@ -134,7 +134,9 @@ def failure_of(error: BaseException, request_id: str, *, own: bool = False) -> F
     for kind, known, name, code in _STATUSES:
         if isinstance(error, kind):
             status = _UNUSABLE if own and _names_a_field(error) else known
-            message = f"{error.message} {error.advice}".strip()
+            # A list of lines ends without a full stop, and the advice follows on the same line.
+            stop = "" if not error.advice or error.message.endswith((".", "!", "?", ":")) else "."
+            message = f"{error.message}{stop} {error.advice}".strip()
             if isinstance(error, UnservableModelError):
                 _log.warning("Request %s: %s", request_id, error.__cause__ or error)
             return Failure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from itertools import islice
@@ -23,6 +24,8 @@ from codetune.workspace.uploads import Sent, received, safe_name
 from codetune.workspace.workspace import Workspace
 
 _FOLDER = "datasets"
+# How advice names options that only the command line and codetune.yaml have.
+_NOT_OFFERED = re.compile(r" \((?:skip_bad|--)[^)]*\)|; --[^)]*")
 # Characters that a preview shows; a row of a set may have tens of millions.
 _MOST_OF_EXAMPLE, _MOST_OF_PAGE = 20_000, 4_000_000
 
@@ -41,6 +44,7 @@ class Datasets:
         name: str | None = None,
         format: str = "auto",
         columns: Mapping[str, str] | None = None,
+        encoding: str | None = None,
         licence: str = "unknown",
     ) -> Dataset:
         """Keep a file of training data in any of the formats of `dataset.formats`.
@@ -50,7 +54,12 @@ class Datasets:
         """
         require_role(actor, "create")
         dataset_id, file = new_id("dst"), safe_name(sent.name)
-        reading = {"format": format, "columns": dict(columns or {}), "licence": licence}
+        reading = {
+            "format": format,
+            "columns": dict(columns or {}),
+            "encoding": encoding,
+            "licence": licence,
+        }
         folder = f"{_FOLDER}/{dataset_id}"
         with received(self._work.home, folder, [sent]) as new:
             rows, characters = _checked(new / file, reading)
@@ -134,8 +143,8 @@ def _checked(path: Path, reading: Mapping[str, Any]) -> tuple[int, int]:
             check_proportion(path, characters)
     except DatasetError as error:
         # Where it lies on this server is nobody's business.
-        message = error.message.replace(f"{path.parent}/", "")
-        raise DatasetError(message, advice=error.advice) from error
+        message = _NOT_OFFERED.sub("", error.message.replace(f"{path.parent}/", ""))
+        raise DatasetError(message, advice=_NOT_OFFERED.sub("", error.advice)) from error
     return rows, characters
 
 

@@ -80,6 +80,14 @@ def _sending(router: APIRouter, workspace: Workspace) -> None:
         columns: Annotated[
             str | None, Form(max_length=4096, description='{"instruction": "question"}: in JSON.')
         ] = None,
+        encoding: Annotated[
+            str | None,
+            Form(
+                max_length=40,
+                pattern="^[A-Za-z0-9_.-]+$",
+                description="Of text that is not UTF-8: latin-1.",
+            ),
+        ] = None,
         licence: Annotated[str, Form(max_length=96, description="SPDX.")] = "unknown",
         key: Key = None,
     ) -> Response:
@@ -91,7 +99,7 @@ def _sending(router: APIRouter, workspace: Workspace) -> None:
             workspace,
             request,
             key,
-            [sent.name, name, format, known, licence, digest],
+            [sent.name, name, format, known, encoding, licence, digest],
             lambda: _seen(
                 datasets.send(
                     actor_of(request),
@@ -99,6 +107,7 @@ def _sending(router: APIRouter, workspace: Workspace) -> None:
                     name=name,
                     format=format or "auto",
                     columns=known,
+                    encoding=encoding,
                     licence=licence,
                 )
             ),

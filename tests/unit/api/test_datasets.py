@@ -74,3 +74,17 @@ def test_a_preview_cuts_conversations(team: Office) -> None:
     assert (short["cut"], len(short["messages"])) == (False, 2)
     assert [len(turn["content"]) for turn in long["messages"]] == [12_000, 20_000 - 12_000 - 13]
     assert long["cut"]
+
+
+def test_advice_names_what_the_form_has(team: Office) -> None:
+    latin = {"file": ("rows.jsonl", json.dumps({"text": "Zoë"}, ensure_ascii=False).encode("l1"))}
+    said = team("ada", UPLOAD, 422, files=latin).json()["error"]["message"]
+    assert "(encoding: latin-1). Mend these rows, name the columns (columns: " in said
+    assert "--" not in said and "skip_bad" not in said
+    made = team("ada", UPLOAD, 201, files=latin, data={"encoding": "latin-1"}).json()
+    page = team("ada", f"GET /api/v1/datasets/{made['id']}/preview", 200).json()
+    assert page["items"][0]["text"] == "Zoë"
+    for wrong in ("a\0b", "klingon", "rot13"):
+        team("ada", UPLOAD, 422, files=latin, data={"encoding": wrong})
+    other = {"file": ("rows.jsonl", b'{"question": "q"}')}
+    assert "--column" not in team("ada", UPLOAD, 422, files=other).text
