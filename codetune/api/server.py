@@ -119,6 +119,11 @@ def listen(host: str, port: int, *, public: bool = False) -> socket.socket:
                 if port < 65535
                 else "Choose another port with --port.",
             ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ServingError(
+                f"{host} is none of this machine's addresses.",
+                advice="127.0.0.1 for this machine only; 0.0.0.0 for all of its addresses.",
+            ) from error
         raise ServingError(
             f"{host}:{port} cannot be listened on: {error.strerror}.",
             advice="Ports below 1024 belong to the system; 8000 is the default.",

@@ -301,11 +301,19 @@ def check_adapter(path: Path, *, base: BaseModel | None = None) -> dict[str, Any
         raise ModelError(f"{weights} is missing.", advice="Name a folder with a whole adapter.")
     safetensors_header(weights)
     if base is not None:
-        trained_on = read_json(path / BASE_FILE) if (path / BASE_FILE).exists() else {}
+        if not (path / BASE_FILE).exists():
+            raise ModelError(
+                f"The adapter in {path} does not say on which weights it was trained: it has no "
+                f"{BASE_FILE}, only a name, {config.get('base_model_name_or_path')!r}.",
+                advice=f"If it was '{base.name}' as it is here, write into {BASE_FILE}: "
+                f"{json.dumps({'name': base.name, 'digest': base.digest})}",
+            )
+        trained_on = read_json(path / BASE_FILE)
         if trained_on.get("digest") != base.digest:
             raise ModelError(
-                f"The adapter in {path} was trained on another base than '{base.name}': "
-                f"{trained_on.get('name') or config.get('base_model_name_or_path')!r}.",
+                f"The adapter in {path} was trained on another base than '{base.name}' with digest "
+                f"{base.digest[:12]}: {trained_on.get('name')!r} with digest "
+                f"{str(trained_on.get('digest'))[:12]}.",
                 advice="Use the base that it was trained on; an adapter says nothing on another.",
             )
     return config

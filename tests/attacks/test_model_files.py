@@ -173,7 +173,14 @@ def test_adapter_of_another_base_is_refused(adapter: Path, model: Path) -> None:
 def test_adapter_that_does_not_say_its_base_is_refused(adapter: Path, model: Path) -> None:
     config = {**LORA, "base_model_name_or_path": "evil/elsewhere"}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="evil/elsewhere"):
+    with pytest.raises(ModelError, match=r"no base\.json.*evil/elsewhere") as caught:
+        load_adapter(torch.nn.Linear(1, 1), adapter, base=base_of(model))
+    assert f'"digest": "{"a" * 64}"' in caught.value.advice
+
+
+def test_adapter_of_other_weights_of_the_same_name_says_which(adapter: Path, model: Path) -> None:
+    (adapter / BASE_FILE).write_text(json.dumps({"name": "some-base", "digest": "b" * 64}))
+    with pytest.raises(ModelError, match=r"digest aaaaaaaaaaaa: 'some-base' with digest bbbb"):
         load_adapter(torch.nn.Linear(1, 1), adapter, base=base_of(model))
 
 

@@ -305,6 +305,12 @@ def test_a_public_address_is_refused(host: str) -> None:
         listen(host, 0)
 
 
+def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(errors.ServingError, match="none of this machine's addresses") as caught:
+        listen("192.0.2.1", 0, public=True)
+    assert "1024" not in caught.value.advice
+
+
 def test_a_port_in_use_is_named() -> None:
     with listen("localhost", 0) as listener:
         port = listener.getsockname()[1]
