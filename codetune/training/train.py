@@ -171,6 +171,7 @@ class _Run:
     ) -> Mapping[str, Any]:
         from codetune.training.methods import keep_template, load_weights, save_model
         from codetune.training.metrics import Metrics
+        from codetune.training.summary import summary_of
         from codetune.training.trainer import CodetuneTrainer, Outputs, arguments
 
         options = self.options
@@ -209,6 +210,11 @@ class _Run:
         model = parts.objective.model
         parts.optimizer.forget_moments()
         weights = None
+        if trainer.tally.best_step == 0:
+            self.progress.say(
+                "No step was better than the base on the validation set: the base's weights are "
+                "kept. Try a lower training.learning_rate, or more data."
+            )
         if trainer.tally.best_step is not None:
             weights = checkpoints.load_best(trainer.tally.best_step)
             load_weights(model, weights)
@@ -218,7 +224,7 @@ class _Run:
             saved, by_stream = trainer.validation_loss()
         save_model(model, self.base, options, self.folder / "model")
         keep_template(self.dataset.path, self.base.parent, self.folder / "model")
-        summary = _summary(trainer, options, facts.parameters, facts.trainable)
+        summary = summary_of(trainer, options, facts.parameters, facts.trainable)
         summary["validation"]["saved"] = saved
         for name, loss in by_stream.items():
             summary["validation_by_stream"][name]["saved"] = loss
@@ -306,6 +312,10 @@ class _Run:
             tokens=plan.window * plan.rows_per_batch,
         )
         log.info("%s", kept)
+        if kept is None and self.options.forgetting_limit is not None:
+            self.progress.say(
+                "The forgetting limit is not held: it is for neither DoRA nor encoder-decoders."
+            )
         if kept is not None and not kept.whole:
             part = "all" if kept.share == 1 else f"{kept.share:.0%}"
             self.progress.say(
@@ -357,40 +367,6 @@ class _Run:
         device, dtype = device_and_dtype()
         chosen = {"bf16": torch.bfloat16, "fp32": torch.float32}
         return device, chosen.get(self.options.precision, dtype)
-
-
-def _summary(
-    trainer: CodetuneTrainer, options: TrainingOptions, parameters: int, trainable: int
-) -> dict[str, Any]:
-    from codetune.training.metrics import ends_of_loss, peak_memory
-
-    tally = trainer.tally
-    if not trainer.state.global_step:
-        raise TrainingError("The run ended before its first step.")
-    return {
-        "method": options.method,
-        # DoRA scales each row of the base: adapters cannot be added up in one batch then.
-        "shares_batches": options.method != "dora",
-        "tokens": tally.tokens,
-        "seconds": round(tally.seconds, 2),
-        "tokens_per_second": round(tally.tokens / max(tally.seconds, 1e-9), 1),
-        "padding_share": tally.padding / max(1, tally.tokens + tally.padding),
-        "peak_memory_bytes": max(tally.peak_memory, peak_memory()),
-        "loss": ends_of_loss(trainer.outputs.metrics.path),
-        "validation": {"first": tally.first_validation, "best": tally.best_validation},
-        "validation_by_stream": {
-            name: {"first": tally.first_by_stream.get(name), "best": best}
-            for name, best in tally.best_by_stream.items()
-        },
-        "epochs": trainer.state.epoch,
-        "steps": trainer.state.global_step,
-        "planned_steps": trainer.args.max_steps,
-        "best_step": tally.best_step,
-        "stopped_early": tally.stopped_early,
-        "parameters": parameters,
-        "trainable": trainable,
-        "resumed_from": tally.resumed_from,
-    }
 
 
 @contextmanager

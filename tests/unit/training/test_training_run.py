@@ -114,6 +114,18 @@ def test_early_stop_keeps_the_best(dataset: Artifact, base: BaseModel, tmp_path:
     assert summary["validation"]["best"] <= summary["validation"]["first"]
 
 
+def test_it_says_that_no_step_was_better_and_that_a_limit_is_not_held(
+    dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    lines = Lines()
+    slow = {"learning_rate": 1e-12, "max_steps": 2, "validate_every": 1}
+    options = TrainingOptions(**FAST | slow, method="dora")
+    summary = train(dataset, base, options, tmp_path, Progress(lines)).summary
+    assert summary["best_step"] == 0
+    assert any("No step was better than the base" in line for line in lines.said)
+    assert any("forgetting limit is not held" in line for line in lines.said)
+
+
 def test_micro_batches_do_not_change_what_is_learned(
     dataset: Artifact, base: BaseModel, tmp_path: Path
 ) -> None:
