@@ -218,6 +218,8 @@ class Journey:
         )
         if self.found_by is not None:
             registry.keep_search(card, self.found_by)
+        elif registry.search_of(card) is not None:
+            return card  # a search has led here before, and its report says so
         write_report(
             registry.folder(card),
             collected=collected,

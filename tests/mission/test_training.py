@@ -164,7 +164,16 @@ def test_search_picks_the_best_trial(shop: Path, base: str) -> None:
     )
     found = tune(str(shop), work.config, Progress())
     assert found.card.name == "searched"
-    assert Registry(home()).get("searched").id == found.card.id
+    registry = Registry(home())
+    assert registry.get("searched").id == found.card.id
+    # The same options without a search lead to the same version, whose report stays.
+    search = registry.search_of(found.card)
+    assert search is not None
+    best = search["best"]  # of trial 0 the options are as given
+    changed = {key.replace(".", "__"): value for key, value in best["params"].items()}
+    options = {"training__learning_rate": None} | (changed if best["trial"] else {})
+    assert journey(shop, base, name="searched", **options).register().id == found.card.id
+    assert "(search.png)" in (registry.folder(found.card) / "report.md").read_text()
 
 
 def test_adapters_versions_and_the_base_to_fall_back_on(shop: Path, base: str) -> None:
