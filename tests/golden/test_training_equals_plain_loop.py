@@ -86,6 +86,7 @@ def test_losses_equal_a_plain_loops(method: str, tmp_path: Path) -> None:
         warmup=0.3,
         clip=0.5,
         batch_tokens=512,
+        window=128,
         micro_batch_tokens=128,
         max_steps=5,
         gap_weight=1,
