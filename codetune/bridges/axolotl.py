@@ -1,8 +1,9 @@
 """Axolotl's YAML, read and written.
 
 Keys as in Axolotl's configuration reference (docs.axolotl.ai/docs/config-reference.html), and
-besides them the short forms that are seen in the wild: a `lora:` block with r, alpha and
-dropout, `load_in_4bit: true` without an adapter's name, `per_device_train_batch_size`.
+besides them the short forms that are seen in the wild: a `lora:` block with r (or rank), alpha
+and dropout, or `lora: true`; `load_in_4bit: true` without an adapter's name;
+`per_device_train_batch_size`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from codetune.bridges import axolotl_sets
 from codetune.bridges.keys import USUAL_RANK, Keys, learning_rate, nested
 from codetune.errors import ConfigError
 
@@ -30,13 +32,6 @@ _OPTIMIZERS = {
     "adafactor": "adafactor",
     "muon": "muon",
 }
-_FORMATS = {
-    "alpaca": "alpaca",
-    "sharegpt": "sharegpt",
-    "chat_template": "messages",
-    "completion": "text",
-    "input_output": "prompt-completion",
-}
 _TEMPLATES = {
     "chatml": "chatml",
     "alpaca": "alpaca",
@@ -44,7 +39,8 @@ _TEMPLATES = {
     "tokenizer_default": "base",
 }
 _DEFAULT_WINDOW = 1024  # tokens, where the file names none
-_SWITCHES = {"flash_attention", "sdp_attention", "attn_implementation", "sample_packing"}
+_RANKS = ("lora_r", "lora.r", "lora.rank")
+_SWITCHES = {"flash_attention", "sdp_attention", "attn_implementation"}
 
 
 def is_axolotl(values: Mapping[str, Any]) -> bool:
@@ -60,40 +56,41 @@ def read(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[st
     """
     keys = Keys(values)
     method = _method(keys, where)
-    window = keys.take("sequence_len", "max_seq_length")
-    micro, accumulation, batch = _batches(keys)
-    tokens = (window or _DEFAULT_WINDOW) * micro
-    warmup = keys.take("warmup_ratio")
+    window = _whole(keys, where, "sequence_len", "max_seq_length")
+    micro, accumulation = _batches(keys, where)
+    tokens = (window or _DEFAULT_WINDOW) * (micro or 1)
+    batch = tokens * (accumulation or 1)
+    told = micro is not None or accumulation is not None
+    sets, ignored = axolotl_sets.read(keys.take("datasets"), where)
     found: dict[str, Any] = {
         "base": keys.take("base_model"),
         "dataset.window": window,
-        "dataset.template": _named(keys.take("chat_template"), _TEMPLATES, "chat_template", where),
+        "dataset.template": _named(keys, _TEMPLATES, where, "chat_template"),
         "training.method": method,
-        "training.rank": keys.take("lora_r", "lora.r"),
+        "training.rank": keys.take(*_RANKS),
         "training.alpha": keys.take("lora_alpha", "lora.alpha", "lora.lora_alpha"),
         "training.dropout": keys.take("lora_dropout", "lora.dropout", "lora.lora_dropout"),
         "training.rslora": _rslora(keys, method),
         "training.target_modules": _targets(keys),
         "training.epochs": keys.take("num_epochs", "num_train_epochs"),
         "training.max_steps": _positive(keys.take("max_steps")),
-        "training.learning_rate": _number(keys.take("learning_rate", "lr"), "learning_rate", where),
-        "training.schedule": _named(
-            keys.take("lr_scheduler", "lr_scheduler_type"), _SCHEDULES, "lr_scheduler", where
-        ),
-        "training.optimizer": _named(
-            keys.take("optimizer", "optim"), _OPTIMIZERS, "optimizer", where
-        ),
+        "training.learning_rate": _number(keys, where, "learning_rate", "lr"),
+        "training.schedule": _named(keys, _SCHEDULES, where, "lr_scheduler", "lr_scheduler_type"),
+        "training.optimizer": _named(keys, _OPTIMIZERS, where, "optimizer", "optim"),
         "training.weight_decay": keys.take("weight_decay"),
         "training.clip": keys.take("max_grad_norm"),
-        "training.warmup": warmup,
+        "training.warmup": keys.take("warmup_ratio"),
         "training.seed": keys.take("seed"),
         "training.gradient_checkpointing": keys.take("gradient_checkpointing"),
         "training.precision": _precision(keys),
-        "training.micro_batch_tokens": tokens if batch else None,
-        "training.batch_tokens": tokens * accumulation if batch else None,
-        "dataset.mix": _datasets(keys, where),
+        "training.micro_batch_tokens": tokens if told else None,
+        "training.batch_tokens": batch if told else None,
+        "dataset.mix": sets,
     }
-    return nested(found), [key for key in keys.rest() if key not in _SWITCHES]
+    if keys.take("sample_packing") is False:
+        keys.ignore("sample_packing")  # rows are packed here, whatever it says
+    rest = [key for key in keys.rest() if key not in _SWITCHES]
+    return nested(found), [*rest, *ignored]
 
 
 def write(config: Mapping[str, Any], data: str) -> dict[str, Any]:
@@ -154,19 +151,31 @@ def _adapter(training: Mapping[str, Any]) -> dict[str, Any]:
 def _method(keys: Keys, where: str) -> str:
     adapter = keys.take("adapter")
     four, eight = keys.take("load_in_4bit"), keys.take("load_in_8bit")
-    dora = keys.take("peft_use_dora")
-    lora = bool(keys.take("lora_r", "lora.r"))
+    name, dora = keys.take_with_name("peft_use_dora", "lora.use_dora")
+    lora = _switched_on(keys, where) or bool(keys.take("lora_r"))
     if adapter not in (None, "", "lora", "qlora"):
         raise ConfigError(
             f"{where}: option 'adapter' cannot be {adapter!r}.", advice="Known: lora, qlora."
         )
-    if four or adapter == "qlora":
-        return "qlora"
-    if eight:
-        return "qlora8"
+    if four or eight or adapter == "qlora":
+        if dora:
+            keys.ignore(name)  # DoRA needs the base's own weights here
+        return "qlora" if four or adapter == "qlora" else "qlora8"
     if dora:
         return "dora"
     return "lora" if adapter == "lora" or lora else "full"
+
+
+def _switched_on(keys: Keys, where: str) -> bool:
+    """Whether there is a `lora:` block, or `lora: true`."""
+    block = keys.has_section("lora")
+    said = keys.take("lora")
+    if not block and said not in (None, True, False):
+        raise ConfigError(
+            f"{where}: option 'lora' cannot be {said!r}.",
+            advice="It is true, false or a section with r, alpha and dropout.",
+        )
+    return block or bool(said)
 
 
 def _rslora(keys: Keys, method: str) -> bool | None:
@@ -175,18 +184,17 @@ def _rslora(keys: Keys, method: str) -> bool | None:
     return None if method == "full" else bool(said)
 
 
-def _targets(keys: Keys) -> list[str] | None:
+def _targets(keys: Keys) -> Any:
     every = keys.take("lora_target_linear")
     named = keys.take("lora_target_modules", "lora.target_modules")
     if every or not named or named == "all-linear":
         return None
-    return [named] if isinstance(named, str) else list(named)
+    return [named] if isinstance(named, str) else named
 
 
-def _batches(keys: Keys) -> tuple[int, int, bool]:
-    micro = keys.take("micro_batch_size", "per_device_train_batch_size")
-    accumulation = keys.take("gradient_accumulation_steps")
-    return int(micro or 1), int(accumulation or 1), micro is not None or accumulation is not None
+def _batches(keys: Keys, where: str) -> tuple[int | None, int | None]:
+    micro = _whole(keys, where, "micro_batch_size", "per_device_train_batch_size")
+    return micro, _whole(keys, where, "gradient_accumulation_steps")
 
 
 def _precision(keys: Keys) -> str | None:
@@ -202,18 +210,35 @@ def _positive(value: Any) -> Any:
     return None if value is None or value == -1 else value
 
 
-def _number(value: Any, key: str, where: str) -> float | None:
-    """YAML 1.1 reads 2e-4 as text."""
+def _number(keys: Keys, where: str, *names: str) -> float | None:
+    """YAML 1.1 reads 2e-4 as text, and true is a number to Python."""
+    key, value = keys.take_with_name(*names)
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return None if value is None else float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: option '{key}' cannot be {value!r}: not a number.") from error
 
 
-def _named(value: Any, known: Mapping[str, str], key: str, where: str) -> str | None:
+def _whole(keys: Keys, where: str, *names: str) -> int | None:
+    """A count, at least 1."""
+    number = _number(keys, where, *names)
+    if number is None:
+        return None
+    if number < 1 or not number.is_integer():
+        key, value = keys.take_with_name(*names)
+        raise ConfigError(
+            f"{where}: option '{key}' cannot be {value!r}: a whole number from 1 on was expected."
+        )
+    return int(number)
+
+
+def _named(keys: Keys, known: Mapping[str, str], where: str, *names: str) -> str | None:
+    key, value = keys.take_with_name(*names)
     if value is None:
         return None
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ConfigError(
             f"{where}: option '{key}' cannot be {value!r} here.",
             advice=f"Known: {', '.join(known)}.",
@@ -223,24 +248,3 @@ def _named(value: Any, known: Mapping[str, str], key: str, where: str) -> str | 
 
 def _back(known: Mapping[str, str], value: str) -> str:
     return next(theirs for theirs, ours in known.items() if ours == value)
-
-
-def _datasets(keys: Keys, where: str) -> list[dict[str, Any]] | None:
-    sets = keys.take("datasets")
-    if not isinstance(sets, list):
-        return None
-    found = []
-    for number, entry in enumerate(sets):
-        if not isinstance(entry, Mapping) or "path" not in entry:
-            raise ConfigError(f"{where}: datasets[{number}] names no path.")
-        kind = str(entry.get("type", "alpaca")).partition(":")[0].partition(".")[0]
-        path = entry["path"] if entry["path"] not in ("json", "csv") else entry.get("data_files")
-        found.append(
-            {
-                "name": f"set-{number + 1}",
-                "path": path[0] if isinstance(path, list) else path,
-                "format": _FORMATS.get(kind, "auto"),
-                "weight": 1.0,
-            }
-        )
-    return found

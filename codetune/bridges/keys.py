@@ -18,13 +18,24 @@ class Keys:
         self._taken: set[str] = set()
 
     def take(self, *names: str) -> Any:
-        """The first of these dotted keys that is set (None where none is); all count as used."""
-        found = None
-        for name in names:
-            if name in self._values:
-                self._taken.add(name)
-                found = self._values[name] if found is None else found
-        return found
+        """The value of the first of these dotted keys that is set, None where none is."""
+        return self.take_with_name(*names)[1]
+
+    def take_with_name(self, *names: str) -> tuple[str, Any]:
+        """As `take`, with the key that is set; others beside it say something that is ignored."""
+        name = next((name for name in names if self._values.get(name) is not None), names[0])
+        self._taken.add(name)
+        return name, self._values.get(name)
+
+    def ignore(self, name: str) -> None:
+        """Count a key that was taken as one of the rest: its value has no meaning here."""
+        self._taken.discard(name)
+
+    def has_section(self, name: str) -> bool:
+        """Whether there is a mapping of this name, an empty one too."""
+        return self._values.get(name) == {} or any(
+            key.startswith(f"{name}.") for key in self._values
+        )
 
     def rest(self) -> list[str]:
         """Keys that nobody took and that say something, in their order."""

@@ -111,12 +111,97 @@ def test_axolotls_own_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         ("learning_rate: high", "'learning_rate' cannot be 'high'"),
         ("lora_r: -3", "training.rank"),
         ("datasets: [{type: alpaca}]", r"datasets\[0\] names no path"),
+        ("datasets: [{path: json, data_files: []}]", r"datasets\[0\] names no path"),
+        ("datasets: d.jsonl", "'datasets' cannot be 'd.jsonl'"),
+        ("optimizer: [a]", r"'optimizer' cannot be \['a'\]"),
+        ("micro_batch_size: auto", "'micro_batch_size' cannot be 'auto': not a number"),
+        ("per_device_train_batch_size: 0", "'per_device_train_batch_size' cannot be 0: a whole"),
+        ("gradient_accumulation_steps: 1.5", "'gradient_accumulation_steps' cannot be 1.5"),
+        ("sequence_len: .inf", "'sequence_len' cannot be inf"),
+        ("learning_rate: true", "'learning_rate' cannot be True: not a number"),
+        ("lora: yes please", "'lora' cannot be 'yes please'"),
+        ("lora_target_modules: 5", "training.target_modules"),
     ],
 )
 def test_what_cannot_be_followed_is_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
         load(tmp_path, f"base_model: nano\n{line}\n")
     assert "axolotl.yaml" in str(raised.value)
+
+
+def test_a_length_in_quotes_is_a_number(tmp_path: Path) -> None:
+    config = load(tmp_path, 'base_model: nano\nsequence_len: "2048"\nmicro_batch_size: 2\n')
+    assert config.dataset.window == 2048
+    assert config.training.batch_tokens == config.training.micro_batch_tokens == 4096
+
+
+def ignored(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Our options for a file with these lines, and what of it is said to be ignored."""
+    return axolotl.read(yaml.safe_load(f"base_model: nano\n{text}"), "axolotl.yaml")
+
+
+@pytest.mark.parametrize(
+    ("entry", "format", "columns", "left"),
+    [
+        ("type: completion, field: content", "text", {"text": "content"}, []),
+        ("type: completion", "text", {}, []),
+        ("type: alpaca, field: content, split: train", "alpaca", {}, ["field", "split"]),
+        ("type: chat_template, field_messages: turns", "messages", {"messages": "turns"}, []),
+        ("type: sharegpt, field_messages: turns", "sharegpt", {"conversations": "turns"}, []),
+        (
+            "type: {field_instruction: q, field_output: a, format: '{q}'}, shards: 3",
+            "alpaca",
+            {"instruction": "q", "output": "a"},
+            ["type.format", "shards"],
+        ),
+        ("type: gpteacher, field_output: a", "auto", {"output": "a"}, ["type"]),
+        ("data_files: [x.jsonl]", "alpaca", {}, ["data_files"]),
+    ],
+)
+def test_what_a_set_says_is_followed_or_named(
+    entry: str, format: str, columns: dict[str, str], left: list[str]
+) -> None:
+    found, named = ignored(f"datasets: [{{path: d.jsonl, ds_type: json, {entry}}}]")
+    (mixed,) = found["dataset"]["mix"]
+    assert (mixed["path"], mixed["format"], mixed["columns"]) == ("d.jsonl", format, columns)
+    assert named == [f"datasets[0].{key}" for key in left]
+
+
+def test_every_file_of_a_set_is_read(tmp_path: Path) -> None:
+    sets = "[{path: json, data_files: [a.jsonl, b.jsonl]}, {path: c.jsonl}]"
+    mix = load(tmp_path, f"base_model: nano\ndatasets: {sets}\n").dataset.mix
+    assert [(one.path, one.weight) for one in mix] == [
+        ("a.jsonl", 0.5),
+        ("b.jsonl", 0.5),
+        ("c.jsonl", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "method", "rank", "left"),
+    [
+        ("lora: {rank: 8, alpha: 16}", "lora", 8, []),
+        ("lora: true", "lora", None, []),
+        ("lora: {}", "lora", None, []),
+        ("lora: false", "full", None, []),
+        ("lora: {use_dora: true}", "dora", None, []),
+        (
+            "adapter: lora\nload_in_4bit: true\npeft_use_dora: true",
+            "qlora",
+            None,
+            ["peft_use_dora"],
+        ),
+        ("num_train_epochs: 3\nnum_epochs: 2", "full", None, ["num_train_epochs"]),
+        ("sample_packing: false", "full", None, ["sample_packing"]),
+        ("sample_packing: true", "full", None, []),
+    ],
+)
+def test_the_method_and_what_of_it_is_left_out(
+    text: str, method: str, rank: int | None, left: list[str]
+) -> None:
+    found, named = ignored(text)
+    assert (found["training"]["method"], found["training"].get("rank")) == (method, rank)
+    assert named == left
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "qlora8", "dora", "full"])
