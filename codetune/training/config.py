@@ -73,17 +73,20 @@ class TrainingOptions(Options):
     batch_tokens: int | None = option(
         None,
         ge=64,
+        le=1 << 30,
         description="Tokens of one optimizer step, about; by size of the data when not set.",
     )
     micro_batch_tokens: int | None = option(
         None,
         ge=64,
+        le=1 << 30,
         description="Tokens of one forward pass, about, and at least one row (training.window): "
         "the memory knob. Does not change what is learned. By size of the model when not set.",
     )
     window: int | None = option(
         None,
         ge=16,
+        le=1 << 20,
         description="Tokens of one packed row; the longest example's length when not set.",
     )
     rank: int | None = option(
@@ -95,7 +98,10 @@ class TrainingOptions(Options):
         "another adapter 16.",
     )
     alpha: float | None = option(
-        None, gt=0, description="LoRA: scale before `rslora`'s division; the rank when not set."
+        None,
+        gt=0,
+        le=65_536,
+        description="LoRA: scale before `rslora`'s division; the rank when not set.",
     )
     rslora: bool = option(
         True,
@@ -104,6 +110,7 @@ class TrainingOptions(Options):
     )
     target_modules: tuple[str, ...] | None = option(
         None,
+        min_length=1,
         description="LoRA: last names of the layers that get adapters (q_proj …); every linear "
         "layer but the head when not set, which learns most.",
     )
@@ -151,4 +158,4 @@ class TrainingOptions(Options):
         False,
         description="Out of memory even so: keep the base in 8, then 4 bits (method lora only).",
     )
-    seed: int = option(0, ge=0, description="Seed of everything random in training.")
+    seed: int = option(0, ge=0, lt=1 << 63, description="Seed of everything random in training.")

@@ -40,6 +40,39 @@ def test_a_wrong_file_gets_one_clear_message(tmp_path: Path, text: str, message:
         load_project(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.seed=99999999999999999999999", "less than"),
+        ("training.alpha=1e300", "less than or equal to 65536"),
+        ("training.batch_tokens=100000000000000000000", "less than or equal to"),
+        ("training.micro_batch_tokens=100000000000000000000", "less than or equal to"),
+        ("training.window=100000000000000000000", "less than or equal to"),
+        ("training.target_modules=[]", "at least 1 item"),
+        ("training.max_steps=true", "a number, not true or false"),
+        ("training.epochs=false", "a number, not true or false"),
+        ("search.epochs=[true, 2]", "a number, not true or false"),
+        ("sources.cutoff=true", "a number, not true or false"),
+        ("dataset.use_fim=maybe", "valid boolean.*, or input should be 'auto'"),
+        ("training.target_modules=q_proj", r"tuple.\n  Write a list: \[q_proj\]"),
+    ],
+)
+def test_a_value_that_cannot_be_followed_is_refused(setting: str, message: str) -> None:
+    option = setting.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"option '{option}' cannot be .*{message}"):
+        load_project(None, {}, [setting])
+
+
+def test_switches_are_true_or_false(tmp_path: Path) -> None:
+    text = "training: {rslora: false, recover: true}\ndataset: {use_fim: true}\n"
+    config = load_project(write(tmp_path, text))
+    assert (config.training.rslora, config.training.recover, config.dataset.use_fim) == (
+        False,
+        True,
+        True,
+    )
+
+
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="codetune init"):
         load_project(tmp_path / "none.yaml")
