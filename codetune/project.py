@@ -141,14 +141,14 @@ def load_project(
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML file's mapping, or the reason why it has none."""
     try:
-        values = yaml.safe_load(file.read_text())
+        values = _parsed(file.read_text(), file.name)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{file} does not exist.", advice="`codetune init` writes one with every option."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if values is None:
         return {}
@@ -157,10 +157,40 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as its specification has it: a key stands once in a mapping.
+
+    PyYAML keeps the last one, so that a second section of the same name would undo the first.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return node
+
+
+def _parsed(text: str, name: str) -> Any:
+    """The value of a YAML text; `name` is what errors call it."""
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def _yaml_value(text: str, line: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
+        return _parsed(text, "--set")
+    except (yaml.YAMLError, ValueError) as error:  # as above
         raise ConfigError(
             f"--set {line}: the value is not valid YAML.",
             advice="Quote what begins with *, @ or the like: 'sources.include=[\"*.py\"]'.",

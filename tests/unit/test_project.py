@@ -33,6 +33,13 @@ def test_a_typo_is_refused_and_the_nearest_option_named(tmp_path: Path) -> None:
         ("- a list", "expected options"),
         ("training: [", "is not valid YAML"),
         ("training: 3", "option 'training' cannot be 3"),
+        ("name: 2024-13-45", "is not valid YAML: month must be in"),
+        ("name: [\nbase: x", r'in "codetune\.yaml", line'),
+        (
+            "training: {epochs: 3}\nbase: nano\ntraining: {rank: 4}",
+            r"the key 'training' is there twice\s+in \"codetune\.yaml\", line 3",
+        ),
+        ("training: {epochs: 3, rank: 4, epochs: 2}", "the key 'epochs' is there twice"),
     ],
 )
 def test_a_wrong_file_gets_one_clear_message(tmp_path: Path, text: str, message: str) -> None:
@@ -71,6 +78,12 @@ def test_switches_are_true_or_false(tmp_path: Path) -> None:
         True,
         True,
     )
+
+
+def test_a_mapping_may_be_merged_into_others(tmp_path: Path) -> None:
+    text = "search: &d {seed: 1}\ndataset: {<<: *d, seed: 2}\n"
+    config = load_project(write(tmp_path, text))
+    assert (config.search.seed, config.dataset.seed) == (1, 2)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
