@@ -41,9 +41,7 @@ def merged(model: nn.Module) -> nn.Module:
     Raises:
         ExportError: the sum is not finite.
     """
-    import peft
-
-    if isinstance(model, peft.PeftModel):
+    if hasattr(model, "merge_and_unload"):  # PEFT's, which need not be imported for others
         tuned: Any = model
         with warnings.catch_warnings():
             # PEFT 0.21 asks transformers 5.23 for a property by its old name.

@@ -114,10 +114,9 @@ def _before(
     model: nn.Module, base: nn.Module | None, kept: Sequence[tuple[Probe, list[int]]]
 ) -> list[Tensor]:
     """The logits before tuning: of the base, or of the model with its adapter switched off."""
-    import peft
-
+    # Only PEFT's have it. Where nothing is adapted, PEFT is not asked: with it bitsandbytes comes.
     adapted: Any = model
-    off = adapted.disable_adapter() if isinstance(model, peft.PeftModel) else nullcontext()
+    off = adapted.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
     with off:
         return [answer_logits(base or model, probe.ids, answer) for probe, answer in kept]
 

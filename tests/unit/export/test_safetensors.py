@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,3 +184,17 @@ def test_an_occupied_place_and_a_full_disk_are_named(
     with pytest.raises(ExportError, match="No space left"):
         export("shop", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_model_without_an_adapter_brings_no_peft() -> None:
+    """With PEFT comes bitsandbytes, which may ask the hub for compiled code."""
+    code = """
+import sys
+import torch
+from codetune.export.merge import merged
+from codetune.export.parity import _before
+model = torch.nn.Linear(1, 1)
+assert merged(model) is model and _before(model, None, []) == []
+sys.exit(int("peft" in sys.modules or "bitsandbytes" in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
