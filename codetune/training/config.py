@@ -100,7 +100,7 @@ class TrainingOptions(Options):
     alpha: float | None = option(
         None,
         gt=0,
-        le=65_536,
+        le=1e38,  # what float32 holds
         description="LoRA: scale before `rslora`'s division; the rank when not set.",
     )
     rslora: bool = option(

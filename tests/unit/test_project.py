@@ -51,7 +51,7 @@ def test_a_wrong_file_gets_one_clear_message(tmp_path: Path, text: str, message:
     ("setting", "message"),
     [
         ("training.seed=99999999999999999999999", "less than"),
-        ("training.alpha=1e300", "less than or equal to 65536"),
+        ("training.alpha=1e300", "less than or equal to 1000000"),
         ("training.batch_tokens=100000000000000000000", "less than or equal to"),
         ("training.micro_batch_tokens=100000000000000000000", "less than or equal to"),
         ("training.window=100000000000000000000", "less than or equal to"),
