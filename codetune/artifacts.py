@@ -23,6 +23,7 @@ from codetune import __version__
 from codetune.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+_OTHER_HOME = "Set CODETUNE_HOME to a folder of your own."
 FORMAT = 1  # raised when a stage's files change meaning, so that old folders are not reused
 
 
@@ -98,7 +99,7 @@ def run_stage(
     if (final / MANIFEST).exists():
         return open_artifact(final)
     with _writing_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         with _locked(folder / f".{digest}.lock"):
             if (final / MANIFEST).exists():
                 return open_artifact(final)
@@ -118,6 +119,16 @@ def run_stage(
             write_json(partial / MANIFEST, manifest)
             partial.rename(final)
     return open_artifact(final)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        # The home is a file, or below one, or in /proc, where nothing can be made.
+        raise ArtifactError(
+            f"The folder {folder} cannot be made: {error.strerror}.", advice=_OTHER_HOME
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -164,6 +175,12 @@ def _writing_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise ArtifactError(
                 f"{error.filename or folder} cannot be written: {error.strerror}.",
-                advice="Set CODETUNE_HOME to a folder of your own.",
+                advice=_OTHER_HOME,
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise ArtifactError(
+                f"A file of {folder} cannot be written: {error.strerror}.",
+                advice="A limit on the size of files is in the way: look at `ulimit -f`, or set "
+                "CODETUNE_HOME to another disk. Finished stages are kept.",
             ) from error
         raise

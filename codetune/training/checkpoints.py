@@ -26,6 +26,11 @@ from codetune.errors import TrainingError
 
 KEEP = 2  # checkpoints; the older one is there in case the disk lied about the newer
 _STATE, _TENSORS, _RANDOM = "state.json", "tensors.safetensors", "random.safetensors"
+_NO_ROOM = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "Your quota of the disk is used up",
+    errno.EFBIG: "A limit on the size of files was reached",
+}
 
 
 class Checkpoints:
@@ -41,7 +46,7 @@ class Checkpoints:
         `state["best_step"]` says which of the best weights it goes with.
 
         Raises:
-            TrainingError: the disk is full; earlier checkpoints are intact.
+            TrainingError: there is no room for it; earlier checkpoints are intact.
         """
         final = self.folder / f"step-{step:08d}"
         self._write(final, {_TENSORS: tensors, _RANDOM: _random_states()}, state)
@@ -131,15 +136,26 @@ class Checkpoints:
                 temporary.rename(final)
                 _sync(final.parent)
         except (OSError, SafetensorError) as error:
-            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            if not full and "No space left" not in str(error):
+            reason = _reason(error)
+            if reason is None:
                 raise
             shutil.rmtree(temporary, ignore_errors=True)
             raise TrainingError(
-                f"The disk is full: the checkpoint {final.name} could not be written.",
-                advice="Earlier checkpoints are intact: free some space and run again, and the "
-                "run goes on from the newest.",
+                f"{reason}: the checkpoint {final.name} could not be written.",
+                advice="Earlier checkpoints are intact: make room (look at `df`, `quota` and "
+                "`ulimit -f`) and run again, and the run goes on from the newest.",
             ) from error
+
+
+def _reason(error: OSError | SafetensorError) -> str | None:
+    """What stands in the way of more bytes, None if something else does.
+
+    safetensors has errors of its own, in which the system's is a part of the text.
+    """
+    for code, said in _NO_ROOM.items():
+        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+            return said
+    return None
 
 
 def _discard(checkpoint: Path) -> None:

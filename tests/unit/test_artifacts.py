@@ -79,6 +79,34 @@ def test_a_full_disk_is_named_and_leaves_nothing_finished(tmp_path: Path) -> Non
     assert "CODETUNE_HOME" in str(caught.value)
 
 
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
+    def grow(folder: Path) -> dict[str, int]:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    with pytest.raises(ArtifactError, match="File too large") as caught:
+        run_stage("count", tmp_path, {}, {}, grow)
+    assert "ulimit -f" in str(caught.value)
+
+
+def test_a_home_that_is_a_file_or_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    places = {tmp_path / "file" / "runs": "Not a directory", tmp_path / "file": "File exists"}
+    if os.path.isdir("/proc"):
+        places[Path("/proc/none/runs")] = "No such file or directory"
+    for folder, reason in places.items():
+        with pytest.raises(ArtifactError, match=f"{folder} cannot be made: {reason}") as caught:
+            run_stage("count", folder, {}, {}, write_answer)
+        assert "CODETUNE_HOME" in str(caught.value)
+
+
+def test_a_missing_file_within_a_stage_is_not_blamed_on_the_home(tmp_path: Path) -> None:
+    def read(folder: Path) -> dict[str, str]:
+        return {"text": (folder / "none").read_text()}
+
+    with pytest.raises(FileNotFoundError):
+        run_stage("count", tmp_path, {}, {}, read)
+
+
 def test_a_folder_without_manifest_is_not_an_artifact(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a finished stage"):
         open_artifact(tmp_path)

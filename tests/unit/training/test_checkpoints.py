@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
+import codetune.training.checkpoints as module
 from codetune.errors import TrainingError
 from codetune.training.checkpoints import KEEP, Checkpoints
 from codetune.training.metrics import Metrics, ends_of_loss, read_metrics
@@ -115,3 +118,36 @@ def test_a_new_run_begins_with_empty_metrics(tmp_path: Path) -> None:
         metrics.write(kind="train", step=1, loss=1.0)
         metrics.close()
     assert len(read_metrics(metrics.path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
+        (OSError(errno.EFBIG, "File too large"), "limit on the size of files"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "The disk is full"),
+        (SafetensorError("I/O error: File too large (os error 27)"), "limit on the size of files"),
+        (SafetensorError("I/O error: Disk quota exceeded (os error 122)"), "quota"),
+    ],
+)
+def test_what_leaves_no_room_is_named(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(tensors: object, path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "save_file", save)
+    with pytest.raises(TrainingError, match=f"{said}.*step-00000001 could not be written"):
+        Checkpoints(tmp_path).save(1, {}, {})
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_another_error_of_the_disk_is_not_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(tensors: object, path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module, "save_file", save)
+    with pytest.raises(OSError, match="Input/output"):
+        Checkpoints(tmp_path).save(1, {}, {})
