@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +52,16 @@ class BaseModel:
     parent: Parent | None = None
 
 
-def resolve_base(name: str) -> BaseModel:
+def resolve_base(name: str, tuned: Iterable[str] = ()) -> BaseModel:
     """Find the base called `name`: the embedded one, a folder, or an id of the Hugging Face hub.
+
+    `tuned` are names of tuned models, one of which may be meant where there is no such base.
 
     Raises:
         ModelError: there is no such model, or its folder is incomplete or damaged.
         UnsafeModelError: its folder brings code or pickles instead of safetensors.
     """
-    path = find_base(name)
+    path = find_base(name, tuned)
     config = check_folder(path)
     if not (path / "tokenizer.json").is_file():
         raise ModelError(

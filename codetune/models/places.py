@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from codetune.artifacts import home
@@ -19,8 +20,10 @@ def names_a_base(name: str) -> bool:
     return name in EMBEDDED or _HUB_ID.fullmatch(name) is not None
 
 
-def find_base(name: str) -> Path:
+def find_base(name: str, tuned: Iterable[str] = ()) -> Path:
     """The folder of the base called `name`, fetched if it is an id of the hub.
+
+    `tuned` are other names that a user may have meant, of models to go on from.
 
     Raises:
         ModelError: there is no such model.
@@ -33,9 +36,10 @@ def find_base(name: str) -> Path:
         return folder
     if names_a_base(name):
         return _fetch(name)
+    known = nearest(name, [*EMBEDDED, *tuned])
     raise ModelError(
         f"There is no base model '{name}'.",
-        advice=f"It is a folder, or an id of the hub (owner/name). {nearest(name, EMBEDDED)}",
+        advice=f"It is a folder, or an id of the hub (owner/name). {known}",
     )
 
 

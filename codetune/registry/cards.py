@@ -102,7 +102,8 @@ class Registry:
         """
         cards = [card for card in read_models(self.root)[0] if card.kind != "base"]
         if is_base(name) or all(name not in (card.id, card.name) for card in cards):
-            return resolve_base(name)
+            versions = {card.id for card in cards if card.name == name.rpartition(":")[0]}
+            return resolve_base(name, versions or {card.name for card in cards})
         card = self.get(name)
         folder = self.folder(card) / MODEL
         if card.kind != "adapter":

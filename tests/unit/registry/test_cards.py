@@ -102,6 +102,21 @@ def test_an_unknown_name_is_answered_with_the_nearest(registry: Registry, made: 
         registry.get("requests:2")
 
 
+def test_an_unknown_base_is_answered_with_the_nearest_model(
+    registry: Registry, made: Stages
+) -> None:
+    registry.register("qwen3", **made())
+    registry.register("qwen", **made(1))
+    for name, meant in {
+        "qwen3:9": "qwen3:1",
+        "qwen:3": "qwen:1",
+        "qwem3": "qwen3",
+        "nanoo": "nano",
+    }.items():
+        with pytest.raises(ModelError, match=f"Did you mean '{meant}'"):
+            registry.base(name)
+
+
 def test_an_unknown_name_in_an_empty_registry(registry: Registry) -> None:
     with pytest.raises(RegistryError, match="There is no model 'x'"):
         registry.get("x")
