@@ -120,9 +120,14 @@ class PEFTAdapterManager:
         Returns True; everything that could go wrong is raised, with what to do about it.
 
         Raises:
-            DatasetError: there are no texts, or too little is left of them.
+            DatasetError: there are no texts, one text is given and not a list, or too little is
+                left of them.
             CodetuneError: as the stages collect, clean and build.
         """
+        if isinstance(documents, str | bytes):  # which would be read letter by letter
+            raise DatasetError(
+                "The documents are one text, and a list was expected.", advice="Pass [text]."
+            )
         self.setup_model()
         texts = [_text_of(document, number) for number, document in enumerate(documents)]
         texts = [text for text in texts if text.strip()]

@@ -127,6 +127,8 @@ def test_mistakes_are_named() -> None:
     manager = PEFTAdapterManager(FineTuningConfig(model_name="nano"))
     with pytest.raises(DatasetError, match="no documents"):
         manager.setup_fine_tuning_pipeline([" "])
+    with pytest.raises(DatasetError, match="one text, and a list"):
+        manager.setup_fine_tuning_pipeline("hello world")
     with pytest.raises(TrainingError, match="setup_fine_tuning_pipeline"):
         manager.train_model()
 
