@@ -82,10 +82,10 @@ def preflight(
     disk_needed = trainable * (12 * _CHECKPOINTS + 4 * _BEST) + 4 * parameters
     disk_free = shutil.disk_usage(run).free
     if disk_needed > disk_free:
+        smaller = "use training.method=lora" if options.method == "full" else "take a smaller base"
         raise WillNotFitError(
             f"Checkpoints need {_size(disk_needed)} of disk, and {run} has {_size(disk_free)}.",
-            advice="Free some space, set CODETUNE_HOME to another disk, or use "
-            "training.method=lora.",
+            advice=f"Free some space, set CODETUNE_HOME to another disk, or {smaller}.",
         )
     moments = int(trainable * OPTIMIZERS[options.optimizer].state_bytes)
     longest, row = data.longest(), data.batch_of(data.rows[0])

@@ -42,9 +42,15 @@ def test_what_a_gpu_holds_is_compared_with_what_it_has(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_too_little_disk_is_refused(dataset: Artifact, base: BaseModel, tmp_path: Path) -> None:
-    with pytest.raises(WillNotFitError, match="of disk"):
-        go(dataset, base, tmp_path)
+@pytest.mark.parametrize(
+    ("method", "advice"), [("full", "training.method=lora"), ("lora", "a smaller base")]
+)
+def test_too_little_disk_is_refused(
+    method: str, advice: str, dataset: Artifact, base: BaseModel, tmp_path: Path
+) -> None:
+    with pytest.raises(WillNotFitError, match="of disk") as raised:
+        go(dataset, base, tmp_path, method=method)
+    assert raised.value.advice.endswith(f"{advice}.")
 
 
 def test_prediction_covers_what_is_used(dataset: Artifact, base: BaseModel, tmp_path: Path) -> None:
