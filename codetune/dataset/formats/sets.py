@@ -92,7 +92,8 @@ def files_of(path: Path) -> Files:
     if path.is_file():
         return Files([path], [])
     if not path.is_dir():
-        raise DatasetError(f"{path} does not exist.")
+        within = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise DatasetError(f"{path} does not exist{within}.")
     if (path / "dataset_dict.json").is_file():
         return files_of(_training_split(path))
     if (path / "state.json").is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -326,7 +327,11 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="holds no training data"):
         pairs(tmp_path / "empty")
-    with pytest.raises(DatasetError, match="does not exist"):
+    with pytest.raises(
+        DatasetError, match=re.escape(f"none.jsonl does not exist in {Path.cwd()}.")
+    ):
+        list(read_set(Path("none.jsonl")))
+    with pytest.raises(DatasetError, match=r"does not exist\."):
         pairs(tmp_path / "nowhere")
 
 
