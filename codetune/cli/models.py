@@ -294,7 +294,7 @@ def remove(model: str, yes: bool, as_json: bool) -> None:
         if not click.confirm(f"Remove {model} for good?", err=True):
             click.echo(f"{model} is kept.")
             raise click.exceptions.Exit(1)
-    registry.remove(model)
+    registry.remove(model, name_others=True)
     heir = _heir(registry, model)
     if as_json:
         print_json({"removed": model, "name_stands_for": heir})

@@ -217,8 +217,10 @@ class Registry:
             else nearest(ref, folders) or "`codetune models` lists what there is.",
         )
 
-    def remove(self, ref: str) -> None:
+    def remove(self, ref: str, *, name_others: bool = False) -> None:
         """Delete one version, "name:version", for good; its number is not given again.
+
+        `name_others`: all models are the caller's to see, and those in the way are named.
 
         Raises:
             RegistryError: there is no such version, or it is a base.
@@ -226,24 +228,27 @@ class Registry:
         """
         with locked(self.root):
             folder = self.version_folder(ref)
-            self.refuse_what_is_built_on([folder])
+            self.refuse_what_is_built_on([folder], name_others=name_others)
             gone = self.root / f"{GONE}{secrets.token_hex(8)}"
             folder.rename(gone)
             shutil.rmtree(gone)
 
-    def refuse_what_is_built_on(self, folders: Sequence[Path], *, but: Sequence[Path] = ()) -> None:
+    def refuse_what_is_built_on(
+        self, folders: Sequence[Path], *, but: Sequence[Path] = (), name_others: bool = False
+    ) -> None:
         """Raise ConflictError when a version has the whole model in one of `folders` as its base.
 
-        Those in the folders `but` do not count: they go, too. Names of others are not told; they
-        may be somebody else's.
+        Those in the folders `but` do not count: they go, too. Names of others are not told
+        unasked; they may be somebody else's.
         """
         ours = {str((folder / MODEL).resolve()) for folder in folders}
         cards = [card for card in read_models(self.root)[0] if card.kind != "base"]
-        above = sum(card.base in ours and self.folder(card) not in but for card in cards)
+        above = [c.id for c in cards if c.base in ours and self.folder(c) not in but]
         if above:
+            count = f"{len(above)} other version{'s' * (len(above) > 1)}"
             raise ConflictError(
-                f"It is the base of {above} other version{'s' * (above > 1)}, which cannot be used "
-                "without it where it is.",
+                f"It is the base of {', '.join(sorted(above)) if name_others else count}, which "
+                "cannot be used without it where it is.",
                 advice="Remove what is based on it first.",
             )
 

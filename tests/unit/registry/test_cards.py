@@ -243,6 +243,8 @@ def test_the_base_of_another_model_stays_where_it_is(registry: Registry, made: S
     ):
         with pytest.raises(ConflictError, match="the base of 1 other version"):
             work()
+    with pytest.raises(ConflictError, match="It is the base of thin:1, which cannot"):
+        registry.remove("whole:1", name_others=True)
     # A later version of the same name counts for a rename, and goes along with a removal.
     folders = [registry.folder(whole), registry.folder(registry.get("thin"))]
     registry.refuse_what_is_built_on(folders, but=folders)
