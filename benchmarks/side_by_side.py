@@ -24,8 +24,13 @@ import time
 from itertools import cycle
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from codetune.jobs.worker import SPINS
+
+if TYPE_CHECKING:
+    from codetune.training.batches import Batch
+    from codetune.training.passes import Passes
 
 SHARED, LONG, SHORT = "a thread for each half", "all on each kernel", f"GOMP_SPINCOUNT={SPINS}"
 WAYS = {SHARED: {}, LONG: {}, f"{LONG}, {SHORT}": {"GOMP_SPINCOUNT": SPINS}}
@@ -96,6 +101,15 @@ def side_by_side(processes: int, way: str, arguments: argparse.Namespace) -> lis
 
 def train(seconds: float, method: str, *, shared: bool) -> float:
     """Passes over batches of random documents; returns tokens a second."""
+    passes, batches = passes_on_nano(method, shared=shared)
+    passes.probe(batches[0])  # kernels are made
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return rate_of(passes, batches, seconds)
+
+
+def passes_on_nano(method: str, *, shared: bool) -> tuple[Passes, list[Batch]]:
+    """nano prepared for training, and batches of random documents."""
     import torch
 
     from codetune.models.load import resolve_base
@@ -141,9 +155,11 @@ def train(seconds: float, method: str, *, shared: bool) -> float:
                 layout=layout_of(lengths),
             )
         )
-    passes.probe(batches[0])  # kernels are made
-    print("ready", flush=True)
-    sys.stdin.readline()
+    return passes, batches
+
+
+def rate_of(passes: Passes, batches: list[Batch], seconds: float) -> float:
+    """Passes forwards and backwards for so long; tokens a second."""
     done, start = 0, time.perf_counter()
     for batch in cycle(batches):
         if time.perf_counter() - start > seconds:

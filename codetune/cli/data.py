@@ -104,7 +104,7 @@ def validate(
       codetune data validate answers.csv --column instruction=question --column output=answer
       codetune data validate ~/sets/dolly --base nano --json
     """
-    from codetune.dataset.formats import Problems, left_out_of, read_set
+    from codetune.dataset.formats import Problems, left_out_of, not_read, read_set
     from codetune.dataset.inspection import Census
 
     conversations = _conversations(base, template, window) if base else None
@@ -128,7 +128,7 @@ def validate(
             if not as_json:
                 _show_census(file, census, problems.total)
                 if left_out:
-                    click.echo(f"  {_not_read(left_out)}")
+                    click.echo(f"  {not_read(left_out)}")
                 for problem in problems.first:
                     click.echo(f"  {problem}")
     if as_json:
@@ -153,11 +153,6 @@ def _show_census(file: Path, census: Census, problems: int) -> None:
         )
         for reason, count in row["refused"].items():
             click.echo(f"  {count:,} not trained on: {reason}")
-
-
-def _not_read(left_out: list[str]) -> str:
-    more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
-    return f"not read, since not of the training split: {', '.join(left_out[:5])}{more}"
 
 
 @data.command(short_help="Show one row as the model will read it.")
@@ -317,13 +312,15 @@ def _show_mix(rows: list[dict[str, Any]], tokens: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from codetune.dataset.formats import not_read
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("set", "examples", "tokens", "share", "wanted tokens", "passes", ""):
         table.add_column(title, justify="left" if title in ("set", "") else "right")
     for row in rows:
         remarks = [] if row["enough"] else ["too small for its share"]
         remarks += [f"{row['bad_rows']} bad rows left out"] if row["bad_rows"] else []
-        remarks += [_not_read(row["left_out"])] if row["left_out"] else []
+        remarks += [not_read(row["left_out"])] if row["left_out"] else []
         remarks += [f"{n} not trained on: {why}" for why, n in row["refused"].items()]
         figures = (f"{row['examples']:,}", f"{row['tokens']:,}", f"{row['share']:.1%}")
         wanted = f"{row['wanted_tokens']:,}"

@@ -26,7 +26,7 @@ from codetune.dataset.chunks import chunk_borders
 from codetune.dataset.config import DatasetOptions, MixedSet
 from codetune.dataset.conversations import Conversations, Refused
 from codetune.dataset.encoded import Encoder
-from codetune.dataset.formats import Problems, digest_of_set, left_out_of, read_set
+from codetune.dataset.formats import Problems, digest_of_set, left_out_of, not_read, read_set
 from codetune.dataset.manifest import Mixed
 from codetune.dataset.refusals import SHOWN, check_refused
 from codetune.dataset.review import EDIT_THE_SET, Review
@@ -312,10 +312,7 @@ class Mixture:
 
     def _say(self, one: MixedSet, stream: Mixed) -> None:
         if left_out := left_out_of(_path(one)):
-            self.progress.say(
-                f"Of the set '{one.name}', {', '.join(left_out[:5])}"
-                f"{' …' if len(left_out) > 5 else ''} is not read: not of the training split."
-            )
+            self.progress.say(f"Of the set '{one.name}' {not_read(left_out)}.")
         if stream.tokens < 0.97 * stream.wanted:
             self.progress.say(
                 f"The set '{one.name}' is too small for its share: {stream.tokens} of "

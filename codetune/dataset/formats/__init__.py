@@ -8,7 +8,7 @@ A file is a container (JSON, JSON lines, CSV, Parquet, Arrow, text) whose rows h
 from codetune.dataset.formats.layouts import LAYOUTS, LayoutName
 from codetune.dataset.formats.problems import Problem, Problems
 from codetune.dataset.formats.rows import check_proportion
-from codetune.dataset.formats.sets import digest_of_set, left_out_of, read_set
+from codetune.dataset.formats.sets import digest_of_set, left_out_of, not_read, read_set
 from codetune.dataset.formats.writing import write_set
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check_proportion",
     "digest_of_set",
     "left_out_of",
+    "not_read",
     "read_set",
     "write_set",
 ]

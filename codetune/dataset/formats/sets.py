@@ -126,6 +126,12 @@ def left_out_of(path: Path) -> list[str]:
     return [_name_in(path, file) for file in files_of(path).left_out]
 
 
+def not_read(left_out: list[str]) -> str:
+    """Says of what `left_out_of` found that it is left out, and why."""
+    more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+    return f"not read, since not of the training split: {', '.join(left_out[:5])}{more}"
+
+
 def _name_in(path: Path, file: Path) -> str:
     """The file's path within the set at `path`: names alone are the same in several folders."""
     return file.name if file == path else file.relative_to(path).as_posix()
