@@ -58,9 +58,10 @@ def models(with_trials: bool, as_json: bool) -> None:
         ]
         print_json({"models": shown, "problems": damaged})
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for title in ("model", "kind", "base", "status", "bits per byte", "FIM exact", "created"):
-        table.add_column(title)
+        # A name that is cut off could not be asked for.
+        table.add_column(title, no_wrap=title == "model", overflow="fold")
     for card in cards:
         table.add_row(
             card.id,

@@ -149,6 +149,16 @@ def test_who_is_given_a_model_is_named(registry: Registry) -> None:
     assert said == "mine belongs to ada now, and is shared with nobody.\n"
 
 
+def test_a_name_is_never_cut_off(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "a-name-of-some-length"
+    registry.register(long, **stages(tmp_path / "stages", 1, True))
+    for width in ("60", "80"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert f"{long}:1 " in call(models).output
+
+
 def test_models_names_what_is_damaged_and_how_to_be_rid_of_it(registry: Registry) -> None:
     unreadable, short = (registry.folder(registry.get(f"mine:{n}")) for n in (1, 2))
     (unreadable / "card.json").write_text("{")
