@@ -256,6 +256,7 @@ def mix(config: Path, tokens: int, window: int | None, as_json: bool) -> None:
       codetune data mix codetune.yaml
       codetune data mix codetune.yaml --tokens 250000 --json | jq '.sets[].epochs'
     """
+    from codetune.cli.tables import mix_table
     from codetune.dataset.formats import left_out_of
     from codetune.dataset.mix import shares_of
     from codetune.project import load_project
@@ -287,7 +288,8 @@ def mix(config: Path, tokens: int, window: int | None, as_json: bool) -> None:
     if as_json:
         print_json({"own_tokens": tokens, "sets": rows})
     else:
-        _show_mix(rows, tokens)
+        mix_table(rows)
+        click.echo(f"\nMixed into {tokens:,} tokens of the repository's own (--tokens).")
 
 
 def _count(one: MixedSet, conversations: Conversations) -> tuple[Census, int]:
@@ -306,27 +308,6 @@ def _count(one: MixedSet, conversations: Conversations) -> tuple[Census, int]:
     if not one.skip_bad:
         problems.refuse()
     return census, problems.total
-
-
-def _show_mix(rows: list[dict[str, Any]], tokens: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from codetune.dataset.formats import not_read
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("set", "examples", "tokens", "share", "wanted tokens", "passes", ""):
-        table.add_column(title, justify="left" if title in ("set", "") else "right")
-    for row in rows:
-        remarks = [] if row["enough"] else ["too small for its share"]
-        remarks += [f"{row['bad_rows']} bad rows left out"] if row["bad_rows"] else []
-        remarks += [not_read(row["left_out"])] if row["left_out"] else []
-        remarks += [f"{n} not trained on: {why}" for why, n in row["refused"].items()]
-        figures = (f"{row['examples']:,}", f"{row['tokens']:,}", f"{row['share']:.1%}")
-        wanted = f"{row['wanted_tokens']:,}"
-        table.add_row(row["name"], *figures, wanted, f"{row['epochs']:.2f}", "; ".join(remarks))
-    Console().print(table)
-    click.echo(f"\nMixed into {tokens:,} tokens of the repository's own (--tokens).")
 
 
 def _columns(entries: tuple[str, ...]) -> Mapping[str, str]:

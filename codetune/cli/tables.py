@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -79,6 +79,24 @@ def trials_table(search: Mapping[str, Any]) -> None:
             "[green]best[/]" if best else trial["state"],
         )
     console.print(table)
+
+
+def mix_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The sets that are mixed in: what each holds, what is wanted of it, and what is left out."""
+    from codetune.dataset.formats import not_read
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("set", "examples", "tokens", "share", "wanted tokens", "passes", ""):
+        table.add_column(title, justify="left" if title in ("set", "") else "right")
+    for row in rows:
+        remarks = [] if row["enough"] else ["too small for its share"]
+        remarks += [f"{row['bad_rows']} bad rows left out"] if row["bad_rows"] else []
+        remarks += [not_read(row["left_out"])] if row["left_out"] else []
+        remarks += [f"{n} not trained on: {why}" for why, n in row["refused"].items()]
+        figures = (f"{row['examples']:,}", f"{row['tokens']:,}", f"{row['share']:.1%}")
+        wanted = f"{row['wanted_tokens']:,}"
+        table.add_row(row["name"], *figures, wanted, f"{row['epochs']:.2f}", "; ".join(remarks))
+    Console().print(table)
 
 
 def search_line(search: Mapping[str, Any]) -> str:
